@@ -1,0 +1,216 @@
+#!/usr/bin/python
+"""Ansible module: the lab's containers and networks, whole or made anew."""
+from __future__ import absolute_import, division, print_function
+
+DOCUMENTATION = r"""
+module: lab_containers
+short_description: Make the lab's networks and containers, or remove them
+description:
+  - A lab is used again only when nothing speaks against it, which is when the last creation ended,
+    it was made from the same image and hosts, and every container runs. Else it is removed and made
+    anew, because a lab of which a part was lost proves nothing.
+  - Containers and networks carry the lab's id and the id of the run that made them as labels. What
+    carries the lab's id and another run's goes away.
+  - Networks are internal, so no packet filter rule is made on this machine. Podman switches on IPv4
+    forwarding of the machine nevertheless, which is put back to what it was.
+options:
+  state:
+    description: Whether the lab is there.
+    type: str
+    choices: [present, absent]
+    default: present
+  lab_id:
+    description: Tells this checkout's lab from others on the machine; goes into names and labels.
+    type: str
+    required: true
+  folder:
+    description: The lab's state folder.
+    type: path
+    required: true
+  conf:
+    description: The containers.conf that podman is run with.
+    type: path
+    required: true
+  image:
+    description: The image of all hosts.
+    type: str
+  hosts:
+    description: Each with C(name), C(networks) and C(masked), paths that do not exist for it.
+    type: list
+    elements: dict
+    default: []
+  authorized_keys:
+    description: Public key file that opens the hosts, put at /etc/ssh/lab_authorized_keys.
+    type: path
+author: mdproxy maintainers
+"""
+
+RETURN = r"""
+reason:
+  description: Why the lab was made anew.
+  returned: when it was
+  type: str
+addresses:
+  description: For each host, its address in each of its networks, first the one to reach it by.
+  returned: when present
+  type: dict
+run_id:
+  description: Id of the run that made the lab.
+  returned: when present
+  type: str
+"""
+
+import hashlib
+import json
+import os
+import uuid
+
+from ansible.module_utils.basic import AnsibleModule
+
+_FORWARD = '/proc/sys/net/ipv4/ip_forward'
+_FIRST_HOST = 11
+# systemd boots and namespaces, mounts and packet filters work, without --privileged.
+_RUN = ['--detach', '--systemd=always',
+        '--cap-add=SYS_ADMIN,NET_ADMIN,NET_RAW,AUDIT_WRITE',
+        '--security-opt=seccomp=unconfined', '--security-opt=apparmor=unconfined',
+        '--security-opt=unmask=/proc/sys']
+
+
+class Lab(object):
+    """One lab as podman has it."""
+
+    def __init__(self, module):
+        self.module, self.params = module, module.params
+        self.label = 'mdproxy.lab=' + self.params['lab_id']
+        self.record = os.path.join(self.params['folder'], 'containers.json')
+
+    def podman(self, *words, **kwargs):
+        """Output of a podman command; a failure ends the module unless check=False."""
+        code, out, err = self.module.run_command(
+            ['podman'] + list(words), environ_update={'CONTAINERS_CONF': self.params['conf']})
+        if code and kwargs.get('check', True):
+            self.module.fail_json(msg='podman %s: %s' % (words[0], (err or out).strip()))
+        return out
+
+    def full_name(self, name):
+        return 'mdproxy-%s-%s' % (self.params['lab_id'], name)
+
+    def containers(self):
+        return json.loads(self.podman('ps', '--all', '--filter', 'label=' + self.label,
+                                      '--format', 'json') or '[]')
+
+    def networks(self):
+        return json.loads(self.podman('network', 'ls', '--filter', 'label=' + self.label,
+                                      '--format', 'json') or '[]')
+
+    def wanted(self):
+        """What the lab is made from, as one digest."""
+        parts = [self.podman('image', 'inspect', '--format', '{{.Id}}', self.params['image'])]
+        with open(self.params['authorized_keys']) as key:
+            parts += [key.read(), json.dumps(self.params['hosts'], sort_keys=True), repr(_RUN)]
+        return hashlib.sha256('\0'.join(parts).encode()).hexdigest()
+
+    def recorded(self):
+        try:
+            with open(self.record) as record:
+                return json.load(record)
+        except (IOError, ValueError):
+            return None
+
+    def fault(self, record, wanted):
+        """What speaks against using the lab that is there, or None."""
+        found = self.containers()
+        if record is None:
+            return 'the last creation did not end' if found else 'there was none'
+        if record['wanted'] != wanted:
+            return 'image, key or hosts changed'
+        running = set(entry['Names'][0] for entry in found if entry['State'] == 'running'
+                      and entry['Labels'].get('mdproxy.run') == record['run_id'])
+        for host in self.params['hosts']:
+            if self.full_name(host['name']) not in running:
+                return 'container %s does not run' % host['name']
+        if len(found) != len(running):
+            return 'containers of another run are there'
+        return None
+
+    def remove(self):
+        """Take away all that carries the lab's id or one of its names."""
+        names = set(entry['Names'][0] for entry in self.containers())
+        names |= set(self.full_name(host['name']) for host in self.params['hosts'])
+        self.podman('rm', '--force', '--ignore', '--time', '2', '--volumes', *sorted(names))
+        for network in self.networks():
+            self.podman('network', 'rm', '--force', network['name'])
+            # Podman killed between making the bridge and noting it leaves the bridge behind.
+            self.module.run_command(['ip', 'link', 'delete', network['network_interface']])
+        if os.path.exists(self.record):
+            os.unlink(self.record)
+
+    def create(self, wanted):
+        run_id = uuid.uuid4().hex[:12]
+        labels = ['--label', self.label, '--label', 'mdproxy.run=' + run_id]
+        prefixes = {}
+        for network in sorted(set(n for host in self.params['hosts'] for n in host['networks'])):
+            full = self.full_name(network)
+            self.podman('network', 'create', '--internal', *(labels + [full]))
+            subnet = json.loads(self.podman('network', 'inspect', full))[0]['subnets'][0]['subnet']
+            prefixes[network] = subnet.rsplit('.', 1)[0]
+        addresses = {}
+        for number, host in enumerate(self.params['hosts'], _FIRST_HOST):
+            addresses[host['name']] = ['%s.%d' % (prefixes[network], number)
+                                       for network in host['networks']]
+        for host in self.params['hosts']:
+            self.start(host, addresses, prefixes, labels)
+        record = dict(run_id=run_id, wanted=wanted, addresses=addresses)
+        with open(self.record + '.new', 'w') as out:
+            json.dump(record, out)
+        os.rename(self.record + '.new', self.record)
+        return record
+
+    def start(self, host, addresses, prefixes, labels):
+        words = ['run', '--name', self.full_name(host['name']), '--hostname', host['name']]
+        words += _RUN + labels
+        for network, address in zip(host['networks'], addresses[host['name']]):
+            words += ['--network', '%s:ip=%s' % (self.full_name(network), address)]
+        for other in self.params['hosts']:
+            for network, address in zip(other['networks'], addresses[other['name']]):
+                if other is not host and network == 'internal' and network in host['networks']:
+                    words += ['--add-host', '%s:%s' % (other['name'], address)]
+        words += ['--security-opt=mask=' + path for path in host.get('masked', ())]
+        words += ['--volume', self.params['authorized_keys']
+                  + ':/etc/ssh/lab_authorized_keys:ro', self.params['image']]
+        self.podman(*words)
+
+
+def _forwarding(value=None):
+    with open(_FORWARD, 'r' if value is None else 'w') as forward:
+        return forward.read() if value is None else forward.write(value)
+
+
+def main():
+    module = AnsibleModule(supports_check_mode=True, argument_spec=dict(
+        state=dict(type='str', choices=['present', 'absent'], default='present'),
+        lab_id=dict(type='str', required=True), folder=dict(type='path', required=True),
+        conf=dict(type='path', required=True), image=dict(type='str'),
+        hosts=dict(type='list', elements='dict', default=[]),
+        authorized_keys=dict(type='path')))
+    lab = Lab(module)
+    if module.params['state'] == 'absent':
+        there = bool(lab.containers() or lab.networks())
+        if not module.check_mode:
+            lab.remove()
+        module.exit_json(changed=there)
+    wanted, record = lab.wanted(), lab.recorded()
+    fault = lab.fault(record, wanted)
+    if fault and not module.check_mode:
+        forwarding = _forwarding()
+        try:
+            lab.remove()
+            record = lab.create(wanted)
+        finally:
+            if _forwarding() != forwarding:
+                _forwarding(forwarding)
+    module.exit_json(changed=bool(fault), **dict(record or {}, reason=fault))
+
+
+if __name__ == '__main__':
+    main()
