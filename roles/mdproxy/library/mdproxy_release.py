@@ -1,0 +1,130 @@
+#!/usr/bin/python
+"""Ansible module: unpack a bundle as a release and make it the current one."""
+from __future__ import absolute_import, division, print_function
+
+DOCUMENTATION = r"""
+module: mdproxy_release
+short_description: Unpack a bundle under its own name and switch the current release to it
+description:
+  - The release is unpacked and byte-compiled beside its final place and renamed there when it is
+    whole, so a release folder that exists is complete. The link C(current) is replaced in one step.
+  - Releases stay, so that going back is a switch of the link. The oldest beyond I(keep) are removed.
+options:
+  bundle:
+    description: The bundle on the node, a gzipped tar with one folder C(lib) in it.
+    type: path
+    required: true
+  release:
+    description: Name of the release, a folder name.
+    type: str
+    required: true
+  root:
+    description: Folder that holds C(releases/) and C(current).
+    type: path
+    default: /opt/mdproxy
+  python:
+    description: The interpreter that runs the release.
+    type: path
+    required: true
+  keep:
+    description: How many releases stay, the current one included.
+    type: int
+    default: 5
+author: mdproxy maintainers
+"""
+
+RETURN = r"""
+path:
+  description: Folder of the release.
+  returned: always
+  type: str
+"""
+
+import os
+import shutil
+import tarfile
+
+from ansible.module_utils.basic import AnsibleModule
+
+# -E and -s: neither the caller's environment nor a home directory may choose what is imported.
+_LAUNCHER = '''#!/bin/sh
+here=$(dirname "$(readlink -f "$0")")
+exec %(python)s -Es "$(dirname "$here")/lib/mdproxy" "$@"
+'''
+
+
+def _unpack(module, folder):
+    """Unpack the bundle to a folder beside the release's place, compile, rename."""
+    partial = os.path.join(os.path.dirname(folder), '.partial-' + os.path.basename(folder))
+    shutil.rmtree(partial, ignore_errors=True)
+    os.makedirs(partial, 0o755)
+    archive = tarfile.open(module.params['bundle'])
+    try:
+        archive.extractall(partial, members=[m for m in archive.getmembers() if _is_plain(m)])
+    finally:
+        archive.close()
+    os.mkdir(os.path.join(partial, 'bin'))
+    launcher = os.path.join(partial, 'bin', 'mdproxy')
+    with open(launcher, 'w') as out:
+        out.write(_LAUNCHER % module.params)
+    os.chmod(launcher, 0o755)
+    compiled = module.run_command([module.params['python'], '-m', 'compileall', '-q',
+                                   os.path.join(partial, 'lib')])
+    version = module.run_command([launcher, '--version'])
+    if version[0]:
+        shutil.rmtree(partial)
+        module.fail_json(msg='release %s does not run with %s: %s' % (
+            module.params['release'], module.params['python'],
+            (version[2] or compiled[1]).strip()))
+    os.rename(partial, folder)
+
+
+def _is_plain(member):
+    return ((member.isfile() or member.isdir()) and not member.name.startswith('/')
+            and '..' not in member.name.split('/'))
+
+
+def _switch(link, target):
+    temporary = link + '.new'
+    if os.path.lexists(temporary):
+        os.unlink(temporary)
+    os.symlink(target, temporary)
+    os.rename(temporary, link)
+
+
+def _prune(releases, current, keep):
+    others = [name for name in os.listdir(releases) if name != current]
+    others.sort(key=lambda name: os.path.getmtime(os.path.join(releases, name)), reverse=True)
+    for name in others[max(keep - 1, 0):]:
+        shutil.rmtree(os.path.join(releases, name))
+
+
+def main():
+    module = AnsibleModule(supports_check_mode=True, argument_spec=dict(
+        bundle=dict(type='path', required=True),
+        release=dict(type='str', required=True),
+        root=dict(type='path', default='/opt/mdproxy'),
+        python=dict(type='path', required=True),
+        keep=dict(type='int', default=5)))
+    release, root = module.params['release'], module.params['root']
+    folder = os.path.join(root, 'releases', release)
+    link = os.path.join(root, 'current')
+    target = os.path.join('releases', release)
+    before = os.readlink(link) if os.path.islink(link) else ''
+    unpack, switch = not os.path.isdir(folder), before != target
+    if not module.check_mode:
+        if unpack:
+            _unpack(module, folder)
+        if switch:
+            _switch(link, target)
+        if unpack or switch:
+            _prune(os.path.join(root, 'releases'), release, module.params['keep'])
+    shown = dict(before='', after='')
+    if switch:
+        shown = dict(before='%s -> %s\n' % (link, before or '(absent)'),
+                     after='%s -> %s\n' % (link, target))
+    module.exit_json(changed=unpack or switch, path=folder, diff=shown)
+
+
+if __name__ == '__main__':
+    main()
