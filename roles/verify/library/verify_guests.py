@@ -1,0 +1,227 @@
+#!/usr/bin/python
+"""Ansible module: ask for metadata as guests do, and when that fails find the hop that broke."""
+from __future__ import absolute_import, division, print_function
+
+DOCUMENTATION = r"""
+module: verify_guests
+short_description: Ask for metadata from inside guests' namespaces
+description:
+  - Asks as each guest for its metadata and compares it with what the cloud says of its address.
+  - When something is wrong, looks at every hop from the guest on and names the first that is broken,
+    which is one of C(guest), C(rule), C(proxy), C(agent), C(port), C(nova) or C(data).
+  - Changes nothing and never fails for a guest's sake; the caller judges C(guests).
+options:
+  guests:
+    description: Each with C(router_id) and C(guest) (C(name), C(fixed_ip), C(ec2_id), C(user_data_base64)).
+    type: list
+    elements: dict
+    required: true
+  port:
+    description: Port of the proxies.
+    type: int
+    default: 9697
+  timeout:
+    description: Seconds that one request may take.
+    type: int
+    default: 10
+  mdproxy:
+    description: The command that resolves addresses.
+    type: path
+    required: true
+  agent_config:
+    description: The agent's configuration file.
+    type: path
+    required: true
+  agent_socket:
+    description: The agent's socket.
+    type: path
+    required: true
+author: mdproxy maintainers
+"""
+
+RETURN = r"""
+guests:
+  description: For each guest C(name), C(router_id), C(fixed_ip), C(instance_id), C(ec2_id),
+    C(milliseconds), C(hop) (empty when all is well) and C(detail).
+  returned: always
+  type: list
+"""
+
+import base64
+import ctypes
+import json
+import os
+import socket
+import time
+
+from ansible.module_utils.basic import AnsibleModule
+
+try:
+    from http.client import HTTPConnection, HTTPException
+except ImportError:
+    from httplib import HTTPConnection, HTTPException
+
+_ADDRESS = '169.254.169.254'
+_PATHS = ('/latest/meta-data/instance-id', '/latest/meta-data/local-ipv4', '/latest/user-data',
+          '/openstack/latest/meta_data.json')
+_CLONE_NEWNET = 0x40000000
+
+
+class Broken(Exception):
+    """A hop that is broken, and how that shows."""
+
+    def __init__(self, hop, detail):
+        Exception.__init__(self, hop, detail)
+        self.hop, self.detail = hop, detail
+
+
+def in_namespace(name, function):
+    """The result of a function run by a child in the named namespace; what it returns must be JSON."""
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child == 0:
+        result = dict(error='ended without a word')
+        try:
+            descriptor = os.open('/var/run/netns/' + name, os.O_RDONLY)
+            libc = ctypes.CDLL(None, use_errno=True)
+            if libc.setns(descriptor, _CLONE_NEWNET):
+                raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+            result = dict(value=function())
+        except (EnvironmentError, HTTPException, socket.error) as error:
+            result = dict(error=str(error) or error.__class__.__name__)
+        finally:
+            with os.fdopen(writing, 'w') as out:
+                json.dump(result, out)
+            os._exit(0)
+    os.close(writing)
+    with os.fdopen(reading) as answer:
+        result = json.load(answer)
+    os.waitpid(child, 0)
+    return result
+
+
+def ask(timeout):
+    """The guest's requests over one connection: {path: [status, body in base64]} and the first's time."""
+    connection = HTTPConnection(_ADDRESS, 80, timeout=timeout)
+    answers, began, first = {}, time.time(), None
+    for path in _PATHS:
+        connection.request('GET', path)
+        response = connection.getresponse()
+        answers[path] = [response.status, base64.b64encode(response.read()).decode()]
+        first = first or int((time.time() - began) * 1000 + 0.5)
+    return dict(answers=answers, milliseconds=first)
+
+
+class Verifier(object):
+    """Looks at the hops of one guest's path, in their order."""
+
+    def __init__(self, module, entry):
+        self.module, self.router_id, self.guest = module, entry['router_id'], entry['guest']
+        self.router = 'qrouter-' + self.router_id
+        self.row = dict(name=self.guest['name'], router_id=self.router_id, hop='', detail='',
+                        fixed_ip=self.guest['fixed_ip'], instance_id='', ec2_id='', milliseconds=0)
+
+    def run(self):
+        try:
+            self.compare(self.ask(), self.resolve())
+        except Broken as broken:
+            self.row.update(hop=broken.hop, detail=broken.detail)
+        return self.row
+
+    def ask(self):
+        """What the guest is answered; when that is not metadata, the hop that broke."""
+        result = in_namespace('guest-' + self.guest['name'],
+                              lambda: ask(self.module.params['timeout']))
+        if 'error' in result:
+            self.find_broken_hop('the guest is told nothing: ' + result['error'])
+        self.row['milliseconds'] = result['value']['milliseconds']
+        answers = result['value']['answers']
+        status = answers[_PATHS[0]][0]
+        if status != 200:
+            self.find_broken_hop('the guest is told %d' % status)
+        return answers
+
+    def find_broken_hop(self, symptom):
+        """Raise Broken for the first hop that is, or for nova when all before it are well."""
+        for name in ('guest-' + self.guest['name'], self.router):
+            if not os.path.exists('/var/run/netns/' + name):
+                raise Broken('guest', 'there is no namespace %s' % name)
+        if 'REDIRECT --to-ports %d' % self.module.params['port'] not in self.rules():
+            raise Broken('rule', 'no redirect rule in %s; %s' % (self.router, symptom))
+        if not self.listening():
+            raise Broken('proxy', 'nobody listens on port %d in %s; %s'
+                         % (self.module.params['port'], self.router, symptom))
+        self.connect_to_agent(symptom)
+        self.resolve()
+        raise Broken('nova', 'refused or did not answer; %s' % symptom)
+
+    def rules(self):
+        return self.module.run_command(['ip', 'netns', 'exec', self.router, 'iptables-save',
+                                        '-t', 'nat'])[1]
+
+    def listening(self):
+        def table():
+            with open('/proc/self/net/tcp') as four, open('/proc/self/net/tcp6') as six:
+                return four.read() + six.read()
+        rows = [line.split() for line in in_namespace(self.router, table).get('value', '').splitlines()]
+        return any(len(row) > 3 and row[3] == '0A'
+                   and row[1].endswith(':%04X' % self.module.params['port']) for row in rows)
+
+    def connect_to_agent(self, symptom):
+        probe = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        probe.settimeout(self.module.params['timeout'])
+        try:
+            probe.connect(self.module.params['agent_socket'])
+        except (OSError, socket.error) as error:
+            raise Broken('agent', '%s: %s; %s' % (self.module.params['agent_socket'],
+                                                  error.strerror or error, symptom))
+        finally:
+            probe.close()
+
+    def resolve(self):
+        """The instance that the cloud's API names for the guest's address."""
+        code, out, err = self.module.run_command(
+            [self.module.params['mdproxy'], 'resolve', '--json', '--router-id', self.router_id,
+             '--config-file', self.module.params['agent_config'], self.guest['fixed_ip']])
+        try:
+            found = json.loads(out)
+        except ValueError:
+            raise Broken('port', (err or out).strip() or 'mdproxy resolve said nothing')
+        if found['outcome'] != 'found':
+            raise Broken('port', 'no port found: %s' % found['reason'])
+        return found['instance']
+
+    def compare(self, answers, instance):
+        """The answers must be those of the instance that the cloud says the guest is."""
+        for path in _PATHS:
+            if answers[path][0] != 200:
+                raise Broken('nova', '%s is answered %d' % (path, answers[path][0]))
+        texts = dict((path, base64.b64decode(answers[path][1])) for path in _PATHS)
+        self.row['ec2_id'] = texts[_PATHS[0]].decode('utf-8', 'replace')
+        try:
+            self.row['instance_id'] = json.loads(texts[_PATHS[3]].decode())['uuid']
+        except (ValueError, KeyError):
+            raise Broken('data', '%s is no metadata' % _PATHS[3])
+        expected = [('instance', self.row['instance_id'], instance),
+                    ('local-ipv4', texts[_PATHS[1]].decode('utf-8', 'replace'), self.guest['fixed_ip'])]
+        if 'ec2_id' in self.guest:
+            expected.append(('instance-id', self.row['ec2_id'], self.guest['ec2_id']))
+        for name, got, wanted in expected:
+            if got != wanted:
+                raise Broken('data', '%s is %s, expected %s' % (name, got, wanted))
+        if self.guest.get('user_data_base64', answers[_PATHS[2]][1]) != answers[_PATHS[2]][1]:
+            raise Broken('data', 'user data is not this instance\'s')
+
+
+def main():
+    module = AnsibleModule(supports_check_mode=True, argument_spec=dict(
+        guests=dict(type='list', elements='dict', required=True),
+        port=dict(type='int', default=9697), timeout=dict(type='int', default=10),
+        mdproxy=dict(type='path', required=True), agent_config=dict(type='path', required=True),
+        agent_socket=dict(type='path', required=True)))
+    rows = [Verifier(module, entry).run() for entry in module.params['guests']]
+    module.exit_json(changed=False, guests=rows)
+
+
+if __name__ == '__main__':
+    main()
