@@ -1,0 +1,199 @@
+"""Every option in one typed table; parsing, defaults, `--help` and error messages follow from it.
+
+Files are ini. `[DEFAULT]` holds the options that upstream's metadata_agent.ini has, under upstream's
+names, so that such a file is read as it is: what it holds beyond our table is upstream's business and
+is passed over. `[mdproxy]` holds ours, and there an unknown name is an error. Later files win.
+
+The reader is our own because the standard one differs between Python 2 and 3 just where a secret
+would suffer: inline comments, `%` interpolation and the leaking of [DEFAULT] into every section.
+"""
+from __future__ import unicode_literals
+
+import io
+import re
+
+UPSTREAM = 'DEFAULT'
+OURS = 'mdproxy'
+
+
+class ConfigError(Exception):
+    """A configuration that cannot be used; the message names file, option and what was expected."""
+
+
+class Option(object):
+    """One row of the table.
+
+    kind names how the text is read: text, secret, path, integer, seconds, mode (octal file mode),
+    flag, or a tuple of the allowed words. `old` are upstream's other names for the same thing.
+    """
+
+    def __init__(self, name, kind, default, help, section=OURS, old=()):
+        self.name, self.kind, self.default, self.help = name, kind, default, help
+        self.section, self.old = section, old
+
+
+def _upstream(name, kind, default, help, old=()):
+    return Option(name, kind, default, help, UPSTREAM, old)
+
+
+OPTIONS = (
+    _upstream('state_path', 'path', '/var/lib/mdproxy', 'folder that $state_path stands for'),
+    _upstream('metadata_proxy_socket', 'path', '$state_path/metadata_proxy',
+              'unix socket between proxies and agent'),
+    _upstream('nova_metadata_ip', 'text', '127.0.0.1', 'host of the metadata API',
+              old=('nova_metadata_host',)),
+    _upstream('nova_metadata_port', 'integer', 8775, 'port of the metadata API'),
+    _upstream('metadata_proxy_shared_secret', 'secret', '',
+              'signs instance ids; the same in nova.conf; the agent refuses to start without it'),
+    _upstream('auth_strategy', ('keystone', 'noauth'), 'keystone',
+              'how the port API wants to be asked'),
+    _upstream('auth_url', 'text', '', 'Keystone, http(s)://HOST:PORT/v2.0 or /v3'),
+    _upstream('auth_region', 'text', '', 'region of the port API in the catalog; empty: the first'),
+    _upstream('auth_ca_cert', 'path', '', 'CA file that https answers are checked against',
+              old=('auth_ca_file',)),
+    _upstream('admin_tenant_name', 'text', '', 'tenant (project) of the agent\'s user'),
+    _upstream('admin_user', 'text', '', 'the agent\'s user'),
+    _upstream('admin_password', 'secret', '', 'the agent\'s password'),
+    _upstream('endpoint_type', ('publicURL', 'internalURL', 'adminURL'), 'publicURL',
+              'which endpoint of the catalog is the port API'),
+    Option('admin_domain', 'text', 'Default', 'Keystone v3 domain of user and tenant'),
+    Option('port_api_url', 'text', '', 'port API, instead of the one in the catalog'),
+    Option('header_family', ('quantum', 'neutron'), 'quantum',
+           'names of the headers from proxy to agent'),
+    Option('metadata_proxy_socket_mode', 'mode', 0o660, 'file mode of the agent\'s socket'),
+    Option('user', 'text', 'mdproxy', 'user that serves; a proxy started as root becomes it'),
+    Option('api_timeout', 'seconds', 10.0, 'longest wait for one answer of Keystone or port API'),
+    Option('api_threads', 'integer', 4, 'port lookups under way at once'),
+    Option('cache_ttl', 'seconds', 10.0, 'how long a port that was found is believed'),
+    Option('negative_cache_ttl', 'seconds', 2.0, 'how long a port that was not found is missing'),
+    Option('connect_timeout', 'seconds', 5.0, 'longest wait for a connection to agent or nova'),
+    Option('nova_timeout', 'seconds', 30.0, 'longest wait of the agent for nova'),
+    Option('agent_timeout', 'seconds', 60.0, 'longest wait of a proxy for the agent'),
+    Option('idle_timeout', 'seconds', 75.0, 'a kept-alive connection without a request is closed'),
+    Option('head_timeout', 'seconds', 10.0, 'longest time a request\'s head may take to arrive'),
+    Option('body_timeout', 'seconds', 30.0, 'longest time a request\'s body may take to arrive'),
+    Option('write_timeout', 'seconds', 30.0, 'a peer that reads nothing for so long is dropped'),
+    Option('drain_timeout', 'seconds', 10.0, 'at SIGTERM requests under way have so long to end'),
+    Option('max_connections', 'integer', 10000, 'open connections of one process'),
+    Option('max_body', 'integer', 65536, 'largest request body, bytes'),
+    Option('log_level', ('debug', 'info', 'warning', 'error'), 'info', 'how much is logged'),
+)
+
+_BY_NAME = dict((name, option) for option in OPTIONS for name in (option.name,) + option.old)
+_FLAGS = {'true': True, 'yes': True, 'on': True, '1': True,
+          'false': False, 'no': False, 'off': False, '0': False}
+_EXPECTED = {'integer': 'a whole number', 'seconds': 'a number of seconds above 0',
+             'mode': 'an octal file mode such as 0660', 'flag': 'true or false'}
+_SECTION = re.compile(r'\[([^\[\]]+)\]\s*$')
+_ENTRY = re.compile(r'([A-Za-z0-9_.\-]+)\s*[=:]\s*(.*)$')
+
+
+class Options(object):
+    """The values of all options as attributes; what no file set has its default."""
+
+    def __init__(self, values):
+        self.__dict__.update((option.name, option.default) for option in OPTIONS)
+        self.__dict__.update(values)
+        for option in OPTIONS:
+            if option.kind == 'path':
+                self.__dict__[option.name] = self._expanded(option.name)
+
+    def _expanded(self, name):
+        return re.sub(r'\$\{?state_path\}?', lambda _: self.state_path, getattr(self, name))
+
+    def __repr__(self):
+        shown = ('%s=%s' % (option.name, '***' if option.kind == 'secret'
+                            else getattr(self, option.name)) for option in OPTIONS)
+        return 'Options(%s)' % ', '.join(shown)
+
+
+def read_ini(path):
+    """Yield (line number, section, name, value) of an ini file; a continued value is joined by a space.
+
+    Raises ConfigError for a file that cannot be read and for a line that is neither.
+    """
+    try:
+        with io.open(path, encoding='utf-8') as lines:
+            text = lines.read()
+    except (IOError, OSError, UnicodeDecodeError) as error:
+        raise ConfigError('%s: cannot be read: %s' % (path, getattr(error, 'strerror', error)))
+    section, entry = UPSTREAM, None
+    for number, line in enumerate(text.splitlines(), 1):
+        if not line.strip() or line.lstrip()[0] in '#;':
+            continue
+        if line[0].isspace() and entry:
+            entry[3] = (entry[3] + ' ' + line.strip()).strip()
+            continue
+        if entry:
+            yield entry
+            entry = None
+        header, pair = _SECTION.match(line), _ENTRY.match(line)
+        if header:
+            section = header.group(1)
+        elif pair:
+            entry = [number, section, pair.group(1), pair.group(2).strip()]
+        else:
+            raise ConfigError('%s:%d: expected [section] or name = value' % (path, number))
+    if entry:
+        yield entry
+
+
+def load(paths):
+    """Read the ini files in order and return Options; raises ConfigError."""
+    values = {}
+    for path in paths:
+        for number, section, name, text in read_ini(path):
+            option = _BY_NAME.get(name)
+            if section not in (UPSTREAM, OURS) or (section == UPSTREAM and option is None):
+                continue
+            where = '%s:%d: [%s] %s' % (path, number, section, name)
+            if option is None:
+                raise ConfigError('%s: unknown option; `mdproxy --help` lists the known ones' % where)
+            if option.section != section:
+                raise ConfigError('%s: expected in section [%s]' % (where, option.section))
+            values[option.name] = _typed(option, text, where)
+    return Options(values)
+
+
+def _typed(option, text, where):
+    kind = option.kind
+    try:
+        if isinstance(kind, tuple):
+            return kind[kind.index(text.lower() if text.lower() in kind else text)]
+        if kind == 'integer':
+            return int(text)
+        if kind == 'seconds' and 0 < float(text) < float('inf'):
+            return float(text)
+        if kind == 'mode' and 0 <= int(text, 8) <= 0o777:
+            return int(text, 8)
+        if kind == 'flag':
+            return _FLAGS[text.lower()]
+        if kind in ('text', 'path', 'secret'):
+            return str(text)
+    except (ValueError, KeyError):
+        pass
+    expected = 'one of ' + ', '.join(kind) if isinstance(kind, tuple) else _EXPECTED[kind]
+    raise ConfigError('%s: expected %s, got "%s"' % (where, expected, text))
+
+
+def require(options, names, paths):
+    """Raise ConfigError when one of the named options is empty, naming the files that were read."""
+    for name in names:
+        if getattr(options, name) in ('', None):
+            option = _BY_NAME[name]
+            raise ConfigError('%s: [%s] %s: expected a value (%s), found none'
+                              % (', '.join(paths) or '(no --config-file)', option.section, name,
+                                 option.help))
+
+
+def describe():
+    """The table as text for `--help`: section, name, default and meaning of every option."""
+    lines = []
+    for section in (UPSTREAM, OURS):
+        lines.append('[%s]' % section)
+        for option in OPTIONS:
+            if option.section == section:
+                default = '%04o' % option.default if option.kind == 'mode' else option.default
+                lines.append('  %-28s %s (default: %s)' % (option.name, option.help,
+                                                           'none' if default == '' else default))
+    return '\n'.join(lines)
