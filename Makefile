@@ -1,0 +1,120 @@
+# make lab     from a bare machine to a running lab: packages, venv, image, containers, site.yml, verify
+# make test    lint, unit tests on Python 2.7, 3.9 and the controller's, integration, molecule
+# make lint    ansible-lint, yamllint, ruff, syntax
+# make clean   removes the lab (containers, networks, image) and all that was built
+#
+# Packages come from wherever apt and pip of this machine get theirs.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+
+PYTHON ?= python3
+SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
+VENV := .venv
+BIN := $(VENV)/bin
+LAB := build/lab
+PACKAGES := podman runc netavark aardvark-dns mmdebstrap iproute2 iptables openssh-client
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+export ANSIBLE_CONFIG := $(CURDIR)/ansible.cfg
+PODMAN := $(SUDO) env CONTAINERS_CONF=$(CURDIR)/$(LAB)/containers.conf podman
+
+# One run at a time. A run that lost its terminal may still be at work, and its lock says so: the lock
+# is held by the processes themselves and goes with the last of them.
+define locked
+	@mkdir -p build
+	@flock --nonblock --conflict-exit-code 75 build/lock $(MAKE) --no-print-directory $(1) || { \
+	  status=$$?; [ $$status = 75 ] || exit $$status; \
+	  echo 'Another run of make is at work in this checkout; waiting for it to end.'; \
+	  flock build/lock $(MAKE) --no-print-directory $(1); }
+endef
+
+.PHONY: help lab test lint unit integration molecule clean
+help:
+	@sed -n '/^# make/s/^# //p' Makefile
+
+lab:
+	$(call locked,run-lab)
+test:
+	$(call locked,run-test)
+lint:
+	$(call locked,run-lint)
+unit:
+	$(call locked,run-unit)
+integration:
+	$(call locked,run-integration)
+molecule:
+	$(call locked,run-molecule)
+clean:
+	$(call locked,run-clean)
+
+.PHONY: run-lab run-test run-lint run-unit run-integration run-molecule run-clean packages image
+run-lab: packages $(VENV)/.complete
+	@rm -f build/report/verify.txt
+	ansible-playbook playbooks/lab.yml
+	ansible-playbook site.yml
+	@echo && cat build/report/verify.txt
+
+run-test: run-lint run-unit run-integration run-molecule
+
+run-lint: $(VENV)/.complete
+	ruff check .
+	yamllint --strict .
+	ansible-lint --offline --strict
+	ansible-playbook --syntax-check site.yml playbooks/*.yml
+
+run-unit: unit-controller unit-2.7 unit-3.9
+
+.PHONY: unit-controller unit-2.7 unit-3.9
+unit-controller: $(VENV)/.complete
+	python -m pytest tests/unit
+
+# The nodes' own interpreters, as the lab's image has them.
+unit-2.7 unit-3.9: unit-%: image build/tests-py%/.complete
+	$(PODMAN) run --rm --network none --volume $(CURDIR):/src:ro --workdir /src \
+	  --env PYTHONPATH=/src/build/tests-py$*:/src --env PYTHONDONTWRITEBYTECODE=1 \
+	  $$(cat $(LAB)/image) python$* -m pytest -p no:cacheprovider tests/unit
+
+run-integration: packages $(VENV)/.complete
+	$(SUDO) $(CURDIR)/$(BIN)/python -m pytest tests/integration
+
+run-molecule: packages $(VENV)/.complete
+	molecule test --all
+
+run-clean:
+	@if [ -x $(BIN)/ansible-playbook ] && command -v podman >/dev/null; then \
+	  for name in lab molecule; do \
+	    MDPROXY_LAB=$$name ansible-playbook playbooks/lab_destroy.yml || exit 1; done; \
+	  $(PODMAN) image prune --all --force --filter label=mdproxy.image=lab; fi
+	$(SUDO) rm -rf $(VENV) $$(ls -d build/* 2>/dev/null | grep -v '^build/lock$$')
+
+packages:
+	@missing=; for name in $(PACKAGES); do dpkg -s $$name >/dev/null 2>&1 || missing="$$missing $$name"; done; \
+	$(PYTHON) -c 'import ensurepip' 2>/dev/null || missing="$$missing python3-venv"; \
+	if [ -n "$$missing" ]; then \
+	  echo "Installing packages:$$missing"; \
+	  $(SUDO) dpkg --configure -a && $(SUDO) apt-get -qq update && \
+	  $(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --no-install-recommends \
+	    $$missing >build/packages.log || { cat build/packages.log; exit 1; }; fi
+
+$(VENV)/.complete: requirements.txt roles/mdproxy/files/locks/py3.txt | packages
+	@echo 'Installing the controller'\''s Python packages into $(VENV)'
+	$(PYTHON) -m venv --clear $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	touch $@
+
+image: packages $(VENV)/.complete
+	@ansible-playbook playbooks/lab_image.yml
+
+# pip of Python 3 fetches for another Python. scandir is a source package: its pure part is enough.
+build/tests-py%/.complete: tests/requirements-py%.txt $(VENV)/.complete
+	rm -rf $(@D) && mkdir -p $(@D)
+	grep -v '^scandir' $< >$(@D)/requirements.txt
+	$(BIN)/python -m pip download --quiet --disable-pip-version-check --only-binary=:all: --no-deps \
+	  --python-version $* --implementation py --abi none --platform any \
+	  --dest $(@D)/wheels -r $(@D)/requirements.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-index --no-deps --no-compile \
+	  --target $(@D) $(@D)/wheels/*.whl
+	if grep '^scandir' $< >$(@D)/source.txt; then \
+	  $(BIN)/python -m pip download --quiet --disable-pip-version-check --no-binary=:all: --no-deps \
+	    --dest $(@D)/wheels -r $(@D)/source.txt && \
+	  tar -xzf $(@D)/wheels/scandir-*.tar.gz -C $(@D) --strip-components=1 --wildcards '*/scandir.py'; fi
+	touch $@
