@@ -137,7 +137,8 @@ class Lab(object):
         """Take away all that carries the lab's id or one of its names."""
         names = set(entry['Names'][0] for entry in self.containers())
         names |= set(self.full_name(host['name']) for host in self.params['hosts'])
-        self.podman('rm', '--force', '--ignore', '--time', '2', '--volumes', *sorted(names))
+        if names:
+            self.podman('rm', '--force', '--ignore', '--time', '2', '--volumes', *sorted(names))
         for network in self.networks():
             self.podman('network', 'rm', '--force', network['name'])
             # Podman killed between making the bridge and noting it leaves the bridge behind.

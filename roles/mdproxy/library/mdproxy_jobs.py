@@ -30,6 +30,11 @@ options:
     type: list
     elements: dict
     required: true
+  secrets:
+    description: Contents of those files of I(jobs) that hold a secret, by path. They have no
+      C(content) there, because that is written to the node's log and to the controller's output.
+    type: dict
+    default: {}
   run_dir:
     description: Folder for the marks; emptied by a reboot.
     type: str
@@ -57,14 +62,15 @@ import time
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.common.text.converters import to_bytes, to_native
 
-_FILE = dict(path=dict(type='path', required=True), content=dict(type='str', required=True),
+_FILE = dict(path=dict(type='path', required=True), content=dict(type='str'),
              mode=dict(type='str', default='0644'), owner=dict(type='str', default='root'),
-             group=dict(type='str', default='root'), secret=dict(type='bool', default=False))
+             group=dict(type='str', default='root'))
 _READY = dict(socket=dict(type='path'), netns=dict(type='str'), port=dict(type='int'))
 _JOB = dict(name=dict(type='str', required=True),
             files=dict(type='list', elements='dict', options=_FILE, required=True),
             check=dict(type='list', elements='str', default=[]),
-            ready=dict(type='dict', options=_READY, required=True))
+            ready=dict(type='dict', options=_READY, required=True,
+                       required_one_of=[('socket', 'netns')], required_together=[('netns', 'port')]))
 _LISTEN = '0A'      # state of a listening socket in /proc/net/tcp
 
 
@@ -143,8 +149,15 @@ class Files(object):
     """The files that differ, and what the difference looks like without showing a secret."""
 
     def __init__(self, module):
-        self.module = module
+        self.module, self.secrets = module, module.params['secrets']
         self.before, self.after = [], []
+
+    def content(self, entry):
+        """The bytes that the file should hold."""
+        content = self.secrets.get(entry['path'], entry['content'])
+        if content is None:
+            self.module.fail_json(msg='%s: no content, neither there nor in secrets' % entry['path'])
+        return to_bytes(content)
 
     def differs(self, entry):
         """True when the file's content is not what it should be; the difference is noted."""
@@ -153,11 +166,14 @@ class Files(object):
                 now = current.read()
         except IOError:
             now = None
-        if now == to_bytes(entry['content']):
+        wanted = self.content(entry)
+        if now == wanted:
             return False
-        for side, text in ((self.before, now), (self.after, to_bytes(entry['content']))):
+        for side, text, word in ((self.before, now, 'old'), (self.after, wanted, 'new')):
             if text is not None:
-                shown = '(not shown: holds a secret)' if entry['secret'] else to_native(text)
+                shown = to_native(text, errors='surrogate_or_replace')
+                if entry['path'] in self.secrets:
+                    shown = '(the %s content is not shown: it holds a secret)' % word
                 side.append('# %s\n%s\n' % (entry['path'], shown.rstrip('\n')))
         return True
 
@@ -175,7 +191,7 @@ class Files(object):
             os.makedirs(folder, 0o755)
         descriptor, temporary = tempfile.mkstemp(dir=folder, prefix='.mdproxy-')
         with os.fdopen(descriptor, 'wb') as out:
-            out.write(to_bytes(entry['content']))
+            out.write(self.content(entry))
         arguments = self.module.load_file_common_arguments(entry, path=temporary)
         self.module.set_fs_attributes_if_different(arguments, False)
         os.rename(temporary, entry['path'])
@@ -215,7 +231,8 @@ def _reason(module, job, pid, stale):
         return 'not running'
     if stale:
         return 'its files changed'
-    if not any(word.startswith(module.params['release'] + '/') for word in _command_line(pid)):
+    release = os.path.realpath(module.params['release']) + '/'     # as the launcher finds itself
+    if not any(word.startswith(release) for word in _command_line(pid)):
         return 'runs another release'
     if job['check']:
         code, out, err = module.run_command(job['check'])
@@ -260,6 +277,7 @@ def main():
         service_manager=dict(type='str', required=True, choices=['systemd', 'upstart']),
         release=dict(type='str', required=True),
         jobs=dict(type='list', elements='dict', options=_JOB, required=True),
+        secrets=dict(type='dict', default={}, no_log=True),
         run_dir=dict(type='path', default='/run/mdproxy-jobs'),
         wait=dict(type='int', default=15)))
     manager = {'systemd': Systemd, 'upstart': Upstart}[module.params['service_manager']](module)
@@ -274,11 +292,11 @@ def main():
         if own:
             stale.add(job['name'])
 
-    if to_write and not module.check_mode:
+    if stale and not module.check_mode:
         marks.leave(stale)
         for entry in to_write:
             files.write(entry)
-        manager.reload()
+        manager.reload()        # also when a run that was cut short wrote the files
     touched = any([files.attributes(entry) for job in jobs for entry in job['files']])
 
     states = manager.states(names) if names else {}

@@ -106,6 +106,7 @@ def main():
         root=dict(type='path', default='/opt/mdproxy'),
         python=dict(type='path', required=True),
         keep=dict(type='int', default=5)))
+    os.umask(0o022)     # whatever root's is: the user that serves has to read all of it
     release, root = module.params['release'], module.params['root']
     folder = os.path.join(root, 'releases', release)
     link = os.path.join(root, 'current')
