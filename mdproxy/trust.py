@@ -1,0 +1,212 @@
+"""What may cross each border: guest -> proxy -> agent -> nova.
+
+Rules kept:
+
+- Nothing is copied from a guest's head but the Content-Type of its body. Everything else in a head
+  that goes up is written here from what the sender of that head knows by itself.
+- The agent acts on exactly one identity and exactly one guest address. Two that disagree are not
+  resolved in favour of one: they are refused (LP 1865036, OSSN-0074).
+- What another service tells is not trusted to be a header value: a tenant chooses the device_id of
+  its own ports, and a line end in there would be a header of its own.
+
+Theory of operation: three lists of headers, one for each border, and the check that reads the
+middle one. A TrustError names the header and the reason, so that one log line tells an operator
+which side to look at.
+"""
+import hashlib
+import hmac
+import re
+import socket
+from collections import namedtuple
+
+_ID_HEADERS = {
+    'quantum': {'router': b'X-Quantum-Router-ID', 'network': b'X-Quantum-Network-ID'},
+    'neutron': {'router': b'X-Neutron-Router-ID', 'network': b'X-Neutron-Network-ID'},
+}
+FAMILIES = tuple(sorted(_ID_HEADERS))
+_KINDS = dict((header.lower(), (kind, header))
+              for family in _ID_HEADERS.values() for kind, header in family.items())
+_UUID = re.compile(br'[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}\Z')
+_WORD = re.compile(br'[\x21-\x7e]{1,255}\Z')  # a port's device_id and tenant_id hold 255
+
+
+class Identity(namedtuple('Identity', 'kind id')):
+    """Who asks: kind is 'router' or 'network', id its uuid in lower case, a native str."""
+
+    __slots__ = ()
+
+
+class TrustError(Exception):
+    """A header that must not be believed or must not be sent.
+
+    status: the HTTP status to answer (int). header: its name. reason: what is wrong with it, with
+    the value as a short repr at most. Both native str, safe to log.
+    """
+
+    def __init__(self, status, header, reason):
+        Exception.__init__(self, status, header, reason)
+        self.status = status
+        self.header = header
+        self.reason = reason
+
+    def __str__(self):
+        return '%s: %s' % (self.header, self.reason)
+
+
+def is_uuid(text):
+    """Whether this (native str or bytes) is the id of a router or network, in either case."""
+    return _UUID.match(_bytes(text).lower()) is not None
+
+
+_signatures = {}  # (secret, instance id) -> signature; a guest asks for some 25 paths in a row
+_SIGNATURES = 1024  # kept at most
+
+
+def sign(secret, instance_id):
+    """The X-Instance-ID-Signature of nova: hex HMAC-SHA256 of the instance id, bytes.
+
+    secret: native str or bytes; ValueError if it is empty, because that is what an attacker
+    would try first, and what nova and upstream's agent have as default.
+    """
+    signed = secret, instance_id
+    signature = _signatures.get(signed)
+    if signature is None:
+        key = _bytes(secret)
+        if not key:
+            raise ValueError('the shared secret is empty')
+        signature = hmac.new(key, _bytes(instance_id), hashlib.sha256).hexdigest().encode('ascii')
+        if len(_signatures) >= _SIGNATURES:
+            _signatures.clear()
+        _signatures[signed] = signature
+    return signature
+
+
+def _same_portable(a, b):
+    """Python before 2.7.7 has no hmac.compare_digest: look at every byte, whatever was found."""
+    if len(a) != len(b):
+        return False
+    a, b = bytearray(a), bytearray(b)
+    difference = 0
+    for i in range(len(a)):
+        difference |= a[i] ^ b[i]
+    return difference == 0
+
+
+_compare = getattr(hmac, 'compare_digest', _same_portable)
+
+
+def same(a, b):
+    """Whether two secrets or signatures (bytes or native str) are equal, in a time that does not
+    tell where they differ (CVE-2014-3517). Their length is no secret."""
+    return _compare(_bytes(a), _bytes(b))
+
+
+def canonical_ip(text):
+    """An IPv4 or IPv6 address in the one spelling used for look-ups, a native str.
+
+    text: native str. An IPv4 address mapped into IPv6, as a dual-stack socket gives it, becomes
+    IPv4; ValueError for anything that is not an address, zones (fe80::1%eth0) included.
+    """
+    for family in (socket.AF_INET, socket.AF_INET6):
+        try:
+            packed = socket.inet_pton(family, text)
+        except (socket.error, TypeError, ValueError):  # the latter two: NUL, or not ASCII
+            continue
+        if packed.startswith(b'\0' * 10 + b'\xff\xff'):
+            return socket.inet_ntop(socket.AF_INET, packed[12:])
+        return socket.inet_ntop(family, packed)
+    raise ValueError('not an IP address')
+
+
+def agent_headers(identity, guest_ip, family, request, host):
+    """What the proxy sends to the agent, a list of (name, value) in bytes.
+
+    identity: of the listening socket. guest_ip: of the connection, native str. family: 'quantum'
+    or 'neutron', the spelling of the header (Havana renamed it). request: the guest's; only the
+    Content-Type of a body is taken from it. host: value of Host, native str or bytes.
+    """
+    headers = [
+        (b'Host', _bytes(host)),
+        (b'X-Forwarded-For', _bytes(guest_ip)),
+        (_ID_HEADERS[family][identity.kind], _bytes(identity.id)),
+    ]
+    return headers + _content_type(request)
+
+
+def read_identity(headers):
+    """Who asks, as the proxy says it: (Identity, guest address in canonical form, native str).
+
+    headers: of the request to the agent, names in lower case. TrustError with status 400 unless
+    there is exactly one of the four id headers, a uuid, and exactly one X-Forwarded-For, one
+    address: a list in it would mean that somebody has forwarded what a guest wrote.
+    """
+    ids = [field for field in headers if field[0] in _KINDS]
+    if len(ids) != 1:
+        names = ', '.join(_native(_KINDS[name][1]) for name, _ in ids)
+        raise TrustError(400, names or 'X-Quantum-Router-ID',
+                         'more than one identity' if ids else 'no identity: none of the headers '
+                         'X-{Quantum,Neutron}-{Router,Network}-ID')
+    name, value = ids[0]
+    kind, header = _KINDS[name]
+    if not is_uuid(value):
+        raise TrustError(400, _native(header), 'not a uuid: ' + _short(value))
+    return Identity(kind, _native(value.lower())), _forwarded_for(headers)
+
+
+def _forwarded_for(headers):
+    addresses = [value for name, value in headers if name == b'x-forwarded-for']
+    if len(addresses) != 1:
+        raise TrustError(400, 'X-Forwarded-For', 'more than one' if addresses else 'missing')
+    try:
+        return canonical_ip(_native(addresses[0]))
+    except ValueError:
+        reason = 'not an IP address: ' + _short(addresses[0])
+    raise TrustError(400, 'X-Forwarded-For', reason)
+
+
+def nova_headers(instance_id, tenant_id, guest_ip, secret, request, host):
+    """What the agent sends to nova-api-metadata, a list of (name, value) in bytes.
+
+    instance_id, tenant_id: device_id and tenant_id (project_id) of the port that was found, str
+    (on Python 2 also unicode, as json gives it). guest_ip: native str. secret: shared with nova.
+    request, host: as in agent_headers. TrustError with status 404 if the port's ids cannot be
+    header values: such a port belongs to no instance.
+    """
+    instance = _word('X-Instance-ID', instance_id)
+    headers = [
+        (b'Host', _bytes(host)),
+        (b'X-Forwarded-For', _bytes(guest_ip)),
+        (b'X-Instance-ID', instance),
+        (b'X-Tenant-ID', _word('X-Tenant-ID', tenant_id)),  # CVE-2013-6419
+        (b'X-Instance-ID-Signature', sign(secret, instance)),
+    ]
+    return headers + _content_type(request)
+
+
+def _content_type(request):
+    """The one field of a guest's that goes up, and only with the body that it describes."""
+    if not request.body:
+        return []
+    value = request.header(b'content-type')
+    return [] if value is None else [(b'Content-Type', value)]
+
+
+def _word(header, text):
+    """Visible ASCII without spaces: room for any id, none for a second header."""
+    value = _bytes(text)
+    if not _WORD.match(value):
+        raise TrustError(404, header, 'not an id: ' + _short(value))
+    return value
+
+
+def _bytes(text):
+    return text if isinstance(text, bytes) else text.encode('utf-8')
+
+
+def _native(value):
+    """bytes as str of this Python; latin-1 so that no byte can make it fail."""
+    return value if str is bytes else value.decode('latin-1')
+
+
+def _short(value):
+    return repr(value[:40]).lstrip('b')
