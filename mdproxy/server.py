@@ -1,0 +1,385 @@
+"""The side that is asked: an HTTP server on the loop, one small object per guest connection.
+
+Rules kept:
+
+- Requests of a connection are answered one after the other, in order. What a guest sends ahead of
+  its answers is kept up to AHEAD bytes; then it is not read until there is room.
+- Every state of a connection but 'the handler is working' has its deadline: idle, head, body (each
+  counted from its beginning, so that single bytes buy no time), and output that the guest does not
+  take.
+- A refused request is answered with its status, and the connection closed without losing that
+  answer: closing with unread input makes TCP reset, so the rest is read and dropped for a moment
+  (RFC 9112 9.6).
+- When an answer cannot be completed the connection is reset, so that no guest takes a part for the
+  whole.
+- A guest that has said all (half-closed) still gets its answer.
+
+handler(exchange) is called for every complete request, and has to see to it that the exchange ends:
+with `respond`, or by relaying an answer from elsewhere with `relay` as it comes. In the latter case
+`exchange.source` is whoever sends it, with pause(), resume() and cancel().
+"""
+import logging
+import socket
+import struct
+
+from . import eventloop
+from .http1 import (
+    BODY,
+    CONTINUE,
+    HEAD,
+    ProtocolError,
+    RequestReader,
+    ResponseWriter,
+    format_response,
+)
+
+AHEAD = 65536           # bytes taken of requests that have to wait for earlier answers
+HIGH = 131072           # bytes of output waiting from which on a source is paused
+_LINGER = 2.0           # seconds that what comes after a refused request is read and dropped
+_FIRST_REQUEST = 1.0    # seconds a new connection has for its request while we drain
+_OVERFLOW = 128         # connections above the limit that are told so, not just closed
+_RESET = struct.pack('ii', 1, 0)
+_ALLOW = ((b'Allow', b'GET, HEAD, POST, PUT'),)
+RETRY_AFTER = ((b'Retry-After', b'2'),)
+
+_log = logging.getLogger('mdproxy.server')
+
+
+class RequestLog(object):
+    """One line for each request that failed, but at most `per_second` of a kind, and then how many
+    more there were. A kind is a status and a text."""
+
+    def __init__(self, loop, logger, per_second=10):
+        self._loop, self._logger, self._per_second = loop, logger, per_second
+        self._counts = {}
+
+    def failed(self, who, status, text, detail=''):
+        """Log, or count, that who (router and guest) got this status, 0 for none, and text.
+
+        The detail is for the operator alone.
+        """
+        kind = (status or 'no answer', text)
+        count = self._counts.get(kind, 0)
+        if not count:
+            self._loop.call_later(1.0, self._account, kind)
+        self._counts[kind] = count + 1
+        if count < self._per_second:
+            self._logger.warning('%s: %s %s%s', who, kind[0], text, detail and ': ' + detail)
+
+    def _account(self, kind):
+        more = self._counts.pop(kind) - self._per_second
+        if more > 0:
+            self._logger.warning('%d more within a second: %s %s', more, *kind)
+
+
+class Exchange(object):
+    """A request and the way to answer it.
+
+    request: http1.Request. peer: the guest's address, native str, '' on a unix socket.
+    context: the handler's own. source: who is relayed, told to pause, resume and cancel.
+    gone: nobody waits for the answer any more. started: the guest has seen the beginning of it.
+    """
+
+    __slots__ = ('request', 'peer', 'context', 'source', '_connection', '_writer')
+
+    def __init__(self, connection, request):
+        self.request, self.peer = request, connection.peer
+        self.context = self.source = None
+        self._connection, self._writer = connection, None
+
+    @property
+    def gone(self):
+        return self._connection is None
+
+    @property
+    def started(self):
+        return self._writer is not None
+
+    def respond(self, status, text, headers=()):
+        """Answer with a status and a line of text (native str).
+
+        headers: more of them, (name, value) in bytes.
+        """
+        connection = self._connection
+        if connection is not None:
+            close = connection.last or not self.request.keep_alive
+            connection.write(format_response(status, text, self.request, close, headers))
+            connection.answered(close)
+
+    def relay(self, events):
+        """Pass on events of http1.ResponseReader; with END the exchange is over."""
+        connection = self._connection
+        if connection is None:
+            return
+        pieces, ended = [], False
+        for kind, value in events:
+            if kind is BODY:
+                pieces.append(self._writer.body(value))
+            elif kind is HEAD:
+                self._writer = ResponseWriter(self.request, connection.last)
+                pieces.append(self._writer.head(value))
+            else:
+                pieces.append(self._writer.end())
+                ended = True
+        connection.write(pieces[0] if len(pieces) == 1 else b''.join(pieces))
+        if self._connection is None:
+            return
+        if ended:
+            connection.answered(self._writer.close)
+        elif connection.buffered > HIGH:
+            self.source.pause()
+
+    def abort(self):
+        """The answer cannot be completed: reset the connection."""
+        if self._connection is not None:
+            self.source = None
+            self._connection.reset()
+
+    def _abandoned(self):
+        self._connection = None
+        source, self.source = self.source, None
+        if source is not None:
+            source.cancel()
+
+
+class GuestConnection(eventloop.Stream):
+    """A connection of a guest. last: no request will be taken after the present one."""
+
+    __slots__ = ('peer', 'last', '_server', '_reader', '_exchange', '_pumping', '_stage', '_ahead',
+                 '_closing', '_served', '_ended')
+
+    def __init__(self, server, sock, peer):
+        self.peer = peer
+        self.last = server.draining
+        self._server = server
+        self._reader = RequestReader(max_body=server.options.max_body)
+        self._exchange = None
+        self._pumping = False   # requests are being taken further up the stack
+        self._stage = 'idle'    # of the reader, when a deadline was last set for it
+        self._ahead = 0         # bytes that came while an answer was under way
+        self._closing = False   # everything was said; close when it is sent
+        self._served = False    # has had a request
+        self._ended = False     # the guest has said all it wants to
+        super(GuestConnection, self).__init__(server.loop, sock)
+        self.set_deadline(self.loop.now + server.options.idle_timeout)
+
+    def data_received(self, data):
+        if self._closing:
+            return
+        self._reader.feed(data)
+        if self._exchange is None and not self.buffered:
+            self._pump()
+        else:
+            self._ahead += len(data)
+            if self._ahead > AHEAD:
+                self.pause_reading()
+
+    def eof_received(self):
+        self._ended = True
+        if self._exchange is None and not self.buffered:
+            self.close()
+
+    def answered(self, close):
+        """The present answer is complete; close: it was the last."""
+        if self.sock is None:
+            return
+        exchange, self._exchange = self._exchange, None
+        exchange._connection = exchange.source = None
+        if close:
+            self._finish()
+        elif not self._pumping and not self.buffered:
+            self._pump()
+
+    def refuse(self, status, reason, headers=()):
+        """Answer what could not be read as a request, and close."""
+        self.write(format_response(status, reason, None, True, headers))
+        if self.sock is not None:
+            self._closing = True
+            self.resume_reading()       # what still comes is dropped, so that TCP does not reset
+            if not self.buffered:
+                self._linger()
+
+    def reset(self):
+        """Close so that the guest notices."""
+        try:
+            self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+        except socket.error:
+            pass                        # it is gone already
+        self.close()
+
+    def drain(self):
+        """Take no further request; close if there is none under way."""
+        self.last = True
+        self.poll()
+        if self.sock is None or self._exchange is not None or self.buffered or self._closing:
+            return
+        if not self._reader.idle:
+            return
+        if self._served:
+            self.close()
+        else:
+            self.set_deadline(self.loop.now + _FIRST_REQUEST)
+
+    def write_blocked(self):
+        self.set_deadline(self.loop.now + self._server.options.write_timeout)
+
+    def write_drained(self):
+        self.deadline = eventloop.NEVER
+        if self._closing:
+            self._linger()
+        elif self._exchange is None:
+            self._pump()
+        elif self._exchange.source is not None:
+            self._exchange.source.resume()
+
+    def timed_out(self):
+        if self.buffered:
+            self._server.refused(self.peer, 0, 'the answer was not read in time')
+            self.reset()
+        elif self._closing or self._stage == 'idle':
+            self.close()
+        else:
+            self._refused(408, 'the %s did not arrive in time' % self._stage)
+
+    def connection_lost(self):
+        exchange, self._exchange = self._exchange, None
+        if exchange is not None:
+            exchange._abandoned()
+        self._server.closed(self)
+
+    def _pump(self):
+        """Take requests as long as they are answered at once."""
+        self._pumping = True
+        try:
+            while not (self._exchange or self.buffered or self._closing or self.sock is None):
+                try:
+                    request = self._reader.next_request()
+                except ProtocolError as error:
+                    self._refused(error.status, error.reason)
+                    return
+                if request is None:
+                    self._wait()
+                    return
+                self._begin(request)
+        finally:
+            self._pumping = False
+
+    def _begin(self, request):
+        self.deadline = eventloop.NEVER
+        self._stage = 'idle'
+        self._served = True
+        exchange = self._exchange = Exchange(self, request)
+        try:
+            self._server.handler(exchange)
+        except Exception:
+            _log.exception('error while a request was handled')
+            if exchange.started:
+                exchange.abort()
+            else:
+                exchange.respond(500, 'internal error')
+
+    def _wait(self):
+        """No request is complete: wait for more, for a time that depends on what is missing."""
+        self._ahead = 0
+        stage, options = self._reader.stage, self._server.options
+        if stage == 'idle':
+            if self.last or self._ended:
+                self._finish()
+                return
+            self.set_deadline(self.loop.now + options.idle_timeout)
+        elif stage != self._stage:
+            timeout = options.head_timeout if stage == 'head' else options.body_timeout
+            self.set_deadline(self.loop.now + timeout)
+        self._stage = stage
+        if stage == 'body' and self._reader.expects_continue():
+            self.write(CONTINUE)
+        if not self._reading:
+            self.resume_reading()
+
+    def _refused(self, status, reason):
+        self._server.refused(self.peer, status, reason)
+        self.refuse(status, reason, _ALLOW if status == 405 else ())
+
+    def _finish(self):
+        """Close once everything is sent."""
+        self._closing = True
+        if not self.buffered:
+            if self._reader.idle:
+                self.close()
+            else:
+                self._linger()
+
+    def _linger(self):
+        try:
+            self.sock.shutdown(socket.SHUT_WR)
+        except socket.error:
+            self.close()
+        else:
+            self.set_deadline(self.loop.now + _LINGER)
+
+
+class Server(object):
+    """Listens, and keeps what all its connections share.
+
+    refused(peer, status, text) is told of what the server answered itself, to log it (status 0: it
+    could not answer).
+    """
+
+    def __init__(self, loop, listeners, handler, refused, options):
+        self.loop, self.handler, self.refused, self.options = loop, handler, refused, options
+        self.connections = set()
+        self.draining = False
+        self._drained = None
+        self._listeners = [eventloop.Listener(loop, sock, self._accepted) for sock in listeners]
+
+    def drain(self, drained):
+        """Accept no more, answer what is under way, close the rest; then call drained().
+
+        What waits in the backlog counts as under way. After options.drain_timeout all is closed.
+        """
+        if self.draining:
+            return
+        self.draining = True
+        self._drained = drained
+        for listener in self._listeners:
+            listener.close()
+        for connection in list(self.connections):
+            connection.drain()
+        self._check_drained()
+        if self._drained is not None:
+            self.loop.call_later(self.options.drain_timeout, self._cut_off)
+
+    def closed(self, connection):
+        """A connection is closed."""
+        self.connections.discard(connection)
+        self._check_drained()
+
+    def _accepted(self, sock, address):
+        connections, limit = self.connections, self.options.max_connections
+        if len(connections) >= limit + _OVERFLOW:
+            sock.close()
+            return
+        connection = GuestConnection(self, sock, _host(address))
+        connections.add(connection)
+        if len(connections) > limit:
+            self.refused(connection.peer, 503, 'there are %d connections already' % limit)
+            connection.refuse(503, 'too many connections', RETRY_AFTER)
+
+    def _check_drained(self):
+        if self.draining and not self.connections and self._drained is not None:
+            drained, self._drained = self._drained, None
+            drained()
+
+    def _cut_off(self):
+        for connection in list(self.connections):
+            connection.reset()
+
+
+def _host(address):
+    """The peer's address as text: no scope id, and IPv4 as itself where IPv6 listens for both."""
+    host = address[0] if isinstance(address, tuple) else ''
+    if ':' in host:
+        host = host.partition('%')[0]
+        if host.startswith('::ffff:') and '.' in host:
+            host = host[7:]
+    return host

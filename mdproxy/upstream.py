@@ -1,0 +1,367 @@
+"""The side that is asked for us: kept-alive connections to one endpoint (agent or nova), on the
+loop.
+
+Rules kept:
+
+- A request is sent once. Only a GET or HEAD without body, on a pooled connection that ended before
+  a single byte of its answer came, is sent once more, on a new connection: then the other side had
+  closed an idle connection while our request was on its way (RFC 9112 9.3.1). What is not repeated
+  is never sent on a pooled connection, so that it need not be.
+- Every wait is limited: connecting by connect_timeout, and each silence of the other side by
+  answer_timeout. While the guest does not read, the other side is not read either, and no clock
+  runs.
+- Failures are told apart: UNREACHABLE (no connection), TIMEOUT (no answer in time), BROKEN (no
+  answer that is one, or cut off).
+- Host names are resolved once, when the pool is made. The next address is tried when one does not
+  answer.
+
+An idle connection stays registered; that it was closed is noticed when it happens, not when it is
+needed.
+"""
+import collections
+import errno
+import os
+import socket
+
+from . import eventloop
+from .http1 import END, HEAD, ProtocolError, ResponseReader, format_request
+
+UNREACHABLE, TIMEOUT, BROKEN = 'unreachable', 'timeout', 'broken'
+_IDLE_LIMIT = 1024      # connections kept for later
+_PENDING = frozenset((errno.EINPROGRESS, errno.EALREADY, errno.EINTR, errno.EAGAIN))
+_REPEATABLE = frozenset((b'GET', b'HEAD'))
+_TAILS = 4096           # heads remembered
+_AGAIN_AFTER = 0.01     # seconds until a unix socket whose backlog was full is tried again
+
+# kind: one of the three. detail: for the log. started: the guest has seen a part of the answer.
+Failure = collections.namedtuple('Failure', 'kind detail started')
+
+
+class HeadCache(object):
+    """Requests to an endpoint, whose head without a body depends on who asks alone.
+
+    headers(who, request) makes the list of (name, value) for the head.
+    """
+
+    __slots__ = ('_headers', '_tails')
+
+    def __init__(self, headers):
+        self._headers = headers
+        self._tails = {}        # who -> what follows the target of a GET or HEAD
+
+    def format(self, who, request):
+        """The bytes to send for a request; who is a hashable."""
+        if request.body or request.method not in _REPEATABLE:
+            return format_request(request.method, request.target, self._headers(who, request),
+                                  request.body)
+        tail = self._tails.get(who)
+        if tail is None:
+            if len(self._tails) >= _TAILS:
+                self._tails.clear()
+            head = format_request(b'GET', b'/', self._headers(who, request), b'')
+            tail = self._tails[who] = head[len(b'GET /'):]
+        return b'%s %s%s' % (request.method, request.target, tail)
+
+
+class Pool(object):
+    """Connections to one endpoint: a unix socket's path, or (host, port).
+
+    idle_timeout: seconds a connection is kept without a request; best less than the other side's.
+    Raises ValueError when the host name cannot be resolved.
+    """
+
+    def __init__(self, loop, endpoint, connect_timeout, answer_timeout, idle_timeout=30.0):
+        self.loop = loop
+        self.name = endpoint if not isinstance(endpoint, tuple) else '%s port %d' % endpoint
+        self.connect_timeout, self.answer_timeout = connect_timeout, answer_timeout
+        self.idle_timeout = idle_timeout
+        self.addresses = _resolve(endpoint)     # those that answered last come first
+        self._idle = []
+        self._closed = False
+
+    def forward(self, exchange, payload, failed, answered=None):
+        """Send a request's bytes and relay the answer to the exchange.
+
+        failed(exchange, Failure) is called when that cannot be done; if the guest has seen a part
+        of the answer, the exchange was aborted before. answered(exchange, ResponseHead) is called
+        with the head.
+        """
+        call = exchange.source = Call(exchange, payload, failed, answered)
+        if call.repeatable and self._idle:
+            self._idle.pop().send(call)
+        else:
+            Connecting(self, call)
+
+    def keep(self, connection):
+        """Take a connection back; False when it is not wanted."""
+        if self._closed or len(self._idle) >= _IDLE_LIMIT:
+            return False
+        self._idle.append(connection)
+        return True
+
+    def forget(self, connection):
+        """A connection has ended; it may have been idle."""
+        if connection in self._idle:
+            self._idle.remove(connection)
+
+    def close(self):
+        """Close idle connections, now and whenever one becomes idle."""
+        self._closed = True
+        for connection in list(self._idle):
+            connection.close()
+
+
+class Call(object):
+    """One request under way. The exchange's source: pause(), resume(), cancel()."""
+
+    __slots__ = ('exchange', 'payload', 'repeatable', 'carrier', '_failed', '_answered')
+
+    def __init__(self, exchange, payload, failed, answered):
+        request = exchange.request
+        self.exchange, self.payload = exchange, payload
+        self.repeatable = not request.body and request.method in _REPEATABLE
+        self.carrier = None         # what works for us now: Connecting, or a Connection
+        self._failed, self._answered = failed, answered
+
+    def pause(self):
+        self.carrier.pause()
+
+    def resume(self):
+        if self.carrier is not None:
+            self.carrier.resume()
+
+    def cancel(self):
+        """The exchange is gone."""
+        carrier, self.carrier = self.carrier, None
+        if carrier is not None:
+            carrier.cancel()
+
+    def events(self, events):
+        """What has come of the answer."""
+        if self._answered is not None and events[0][0] is HEAD:
+            self._answered(self.exchange, events[0][1])
+        self.exchange.relay(events)
+
+    def fail(self, kind, detail):
+        """Tell the one who asked."""
+        exchange, started = self.exchange, self.exchange.started
+        self.carrier = None
+        exchange.source = None
+        if started:
+            exchange.abort()
+        if started or not exchange.gone:
+            self._failed(exchange, Failure(kind, detail, started))
+
+
+class Connecting(object):
+    """Tries the pool's addresses one after the other, for connect_timeout each."""
+
+    __slots__ = ('_pool', '_call', '_sock', '_address', '_left', '_registered', '_timer')
+
+    def __init__(self, pool, call):
+        self._pool, self._call = pool, call
+        self._sock = self._timer = None
+        self._registered = False
+        self._left = list(pool.addresses)
+        call.carrier = self
+        self._try_next('no address')
+
+    def pause(self):
+        """Nothing is read yet."""
+
+    resume = pause
+
+    def cancel(self):
+        self._drop()
+
+    def _try_next(self, detail):
+        if not self._left:
+            self._call.fail(UNREACHABLE, '%s: %s' % (self._pool.name, detail))
+            return
+        self._address = self._left.pop(0)
+        try:
+            self._sock = socket.socket(self._address[0], socket.SOCK_STREAM)
+            self._sock.setblocking(False)
+            if self._address[0] != socket.AF_UNIX:
+                self._sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        except socket.error as error:
+            self._next_after(error)
+        else:
+            self._attempt(self._sock)
+
+    def _attempt(self, sock):
+        """connect(2), which is also how to ask whether the connection is there yet."""
+        if sock is not self._sock:
+            return
+        loop = self._pool.loop
+        try:
+            code = sock.connect_ex(self._address[1])
+        except socket.error as error:       # a path too long for a unix socket
+            self._next_after(error)
+            return
+        if code in (0, errno.EISCONN):
+            self._connected()
+            return
+        if code not in _PENDING:
+            self._next_after(socket.error(code, os.strerror(code)))
+            return
+        if self._timer is None:
+            self._timer = loop.call_later(self._pool.connect_timeout, self._give_up)
+        if code == errno.EAGAIN:    # unix(7): the backlog is full, and nothing will tell when not
+            loop.call_later(_AGAIN_AFTER, self._attempt, sock)
+        elif not self._registered:
+            self._registered = True
+            loop.register(sock.fileno(), eventloop.EPOLLOUT, self._on_event)
+
+    def _on_event(self, _events):
+        self._attempt(self._sock)
+
+    def _connected(self):
+        sock, self._sock = self._sock, None
+        self._settle(sock)
+        addresses = self._pool.addresses
+        if addresses[0] is not self._address:
+            addresses.remove(self._address)
+            addresses.insert(0, self._address)
+        Connection(self._pool, sock).send(self._call)
+
+    def _give_up(self):
+        self._next_after(socket.error(errno.ETIMEDOUT, 'no connection within %g s'
+                                      % self._pool.connect_timeout))
+
+    def _next_after(self, error):
+        self._drop()
+        self._try_next(error.strerror or str(error))
+
+    def _drop(self):
+        sock, self._sock = self._sock, None
+        if sock is not None:
+            self._settle(sock)
+            sock.close()
+
+    def _settle(self, sock):
+        """No more events for this socket."""
+        if self._registered:
+            self._registered = False
+            self._pool.loop.unregister(sock.fileno())
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+
+class Connection(eventloop.Stream):
+    """A connection to the endpoint; carries one call at a time, or is idle in the pool."""
+
+    unread_counts = True    # an answer may be complete although its sender has gone
+
+    __slots__ = ('_pool', '_call', '_reader', '_used')
+
+    def __init__(self, pool, sock):
+        self._pool, self._call = pool, None
+        self._reader = ResponseReader()
+        self._used = False      # has carried a call before the present one
+        super(Connection, self).__init__(pool.loop, sock)
+
+    def send(self, call):
+        self._call = call
+        call.carrier = self
+        self._reader.expect(call.exchange.request.method)
+        self.set_deadline(self.loop.now + self._pool.answer_timeout)
+        self.write(call.payload)
+
+    def pause(self):
+        self.deadline = eventloop.NEVER
+        self.pause_reading()
+
+    def resume(self):
+        if not self._reading:
+            self.set_deadline(self.loop.now + self._pool.answer_timeout)
+            self.resume_reading()
+
+    def cancel(self):
+        self._call = None
+        self.close()
+
+    def data_received(self, data):
+        call = self._call
+        if call is None:            # nobody has asked: not a connection to be used again
+            self.close()
+            return
+        try:
+            events = self._reader.feed(data)
+        except ProtocolError as error:
+            self._fail(BROKEN, 'no valid answer: %s' % error.reason)
+            return
+        if events:
+            self._deliver(call, events)
+        elif self._reading:
+            self.set_deadline(self.loop.now + self._pool.answer_timeout)
+
+    def eof_received(self):
+        if self._call is None:
+            self.close()
+            return
+        try:
+            events = self._reader.eof()
+        except ProtocolError as error:
+            self._cut_off(error.reason)
+            return
+        if events:
+            self._deliver(self._call, events)
+        self.close()
+
+    def write_failed(self):
+        """The rest of the request goes nowhere; an answer may come all the same (RFC 9112 9.5)."""
+
+    def timed_out(self):
+        if self._call is None:
+            self.close()
+        else:
+            self._fail(TIMEOUT, 'no answer within %g s' % self._pool.answer_timeout)
+
+    def connection_lost(self):
+        if self._call is not None:
+            self._cut_off('connection reset')
+        elif self._used:
+            self._pool.forget(self)
+
+    def _deliver(self, call, events):
+        """Pass on what came. At its end the connection is free first: the next may need it."""
+        if events[-1][0] is END:
+            self._call = call.carrier = None
+            if not (self._reader.keep_alive and not self.buffered and self._keep()):
+                self.close()
+        else:
+            self.set_deadline(self.loop.now + self._pool.answer_timeout)
+        call.events(events)
+
+    def _keep(self):
+        self._used = True
+        self.set_deadline(self.loop.now + self._pool.idle_timeout)
+        return self._pool.keep(self)
+
+    def _cut_off(self, reason):
+        call = self._call
+        if self._used and not self._reader.started and call.repeatable:
+            self._call = None
+            self.close()
+            Connecting(self._pool, call)
+        else:
+            self._fail(BROKEN, reason)
+
+    def _fail(self, kind, detail):
+        call, self._call = self._call, None
+        self.close()
+        call.fail(kind, '%s: %s' % (self._pool.name, detail))
+
+
+def _resolve(endpoint):
+    """[(family, address)] of an endpoint; raises ValueError."""
+    if not isinstance(endpoint, tuple):
+        return [(socket.AF_UNIX, endpoint)]
+    try:
+        found = socket.getaddrinfo(endpoint[0], endpoint[1], 0, socket.SOCK_STREAM)
+    except (socket.error, UnicodeError) as error:
+        raise ValueError('host %s cannot be resolved: %s'
+                         % (endpoint[0], getattr(error, 'strerror', None) or error))
+    return [(family, address) for family, _, _, _, address in found]
