@@ -45,6 +45,7 @@ molecule:
 	$(call locked,run-molecule)
 clean:
 	$(call locked,run-clean)
+	@rm -rf build
 
 .PHONY: run-lab run-test run-lint run-unit run-integration run-molecule run-clean packages image
 run-lab: packages $(VENV)/.complete
@@ -84,7 +85,7 @@ run-clean:
 	  for name in lab molecule; do \
 	    MDPROXY_LAB=$$name ansible-playbook playbooks/lab_destroy.yml || exit 1; done; \
 	  $(PODMAN) image prune --all --force --filter label=mdproxy.image=lab; fi
-	$(SUDO) rm -rf $(VENV) $$(ls -d build/* 2>/dev/null | grep -v '^build/lock$$')
+	$(SUDO) rm -rf $(VENV) $$(ls -d build/* 2>/dev/null | grep -v '^build/lock$$') .ansible
 
 packages:
 	@missing=; for name in $(PACKAGES); do dpkg -s $$name >/dev/null 2>&1 || missing="$$missing $$name"; done; \

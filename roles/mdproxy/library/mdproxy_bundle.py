@@ -66,6 +66,8 @@ _FETCH = {
 _SDIST_ONLY = {2: ('pyroute2',), 3: ()}
 # pyroute2 0.5 installs its tests and scripts at top level, and a database that nothing of it needs.
 _STRAY = {2: ('bin', 'tests', 'examples', 'pyroute2/ndb'), 3: ('bin',)}
+# What pip notes of where it found a wheel: this controller's folders, other ones each time.
+_NOTES = ('direct_url.json', 'RECORD')
 
 
 def _sources(package):
@@ -82,7 +84,7 @@ def _digest(module):
     inputs = list(_sources(module.params['source']))
     inputs += [('lock', module.params['lock']), ('fetch', None)]
     for name, path in inputs:
-        content = repr((_FETCH, _SDIST_ONLY, _STRAY)).encode()
+        content = repr((_FETCH, _SDIST_ONLY, _STRAY, _NOTES)).encode()
         if path:
             with open(path, 'rb') as source:
                 content = source.read()
@@ -116,6 +118,10 @@ def _gather(module, work):
          *sorted(os.path.join(wheels, name) for name in os.listdir(wheels)))
     for stray in _STRAY[major]:
         shutil.rmtree(os.path.join(lib, stray), ignore_errors=True)
+    for folder in os.listdir(lib):
+        for note in _NOTES:
+            if os.path.exists(os.path.join(lib, folder, note)):
+                os.unlink(os.path.join(lib, folder, note))
     for name, path in _sources(module.params['source']):
         target = os.path.join(lib, name)
         if not os.path.isdir(os.path.dirname(target)):

@@ -115,34 +115,66 @@ class Systemd(object):
 
 
 class Upstart(object):
-    """What the module asks of upstart; a job file that is there is enabled."""
+    """What the module asks of upstart; a job that it has read is enabled, unless set to manual."""
 
     log_hint = 'less /var/log/upstart/%s.log'
+    override = '/etc/init/%s.override'
 
     def __init__(self, module):
         self.module = module
+        self.refusals = {}      # what `start` said of the jobs that it could not start
 
     def states(self, names):
         """{name: (pid or 0, enabled)} of the named jobs, also of those that do not exist."""
-        out = self.module.run_command(['initctl', 'list'])[1]
-        found = dict(re.findall(r'^(\S+) start/\S+(?:, process (\d+))?', out, re.MULTILINE))
-        return dict((name, (int(found.get(name) or 0),
-                            os.path.exists('/etc/init/%s.conf' % name))) for name in names)
+        listed = self._initctl('list')
+        known = set(re.findall(r'^(\S+) (?:start|stop)/', listed, re.MULTILINE))
+        # Only in this state is the process that is shown the job's main one, and not a post-stop.
+        running = dict(re.findall(r'^(\S+) start/running, process (\d+)$', listed, re.MULTILINE))
+        return dict((name, (int(running.get(name, 0)),
+                            name in known and not any(map(_is_manual, self._override(name)))))
+                    for name in names)
 
     def reload(self):
-        self.module.run_command(['initctl', 'reload-configuration'])
+        self._initctl('reload-configuration')
 
     def enable(self, names):
-        pass
+        """Take `manual` out of the operator's override files; the rest of them stays."""
+        for name in names:
+            lines = self._override(name)
+            if any(map(_is_manual, lines)):
+                with open(self.override % name, 'w') as override:
+                    override.writelines(line for line in lines if not _is_manual(line))
+        self.reload()
 
     def restart(self, names):
         for name in names:
             # `restart` would run the job as it was loaded when it started: stop and start reload it.
             self.module.run_command(['initctl', 'stop', name])
-            self.module.run_command(['initctl', 'start', name])
+            code, out, err = self.module.run_command(['initctl', 'start', name])
+            if code:        # what came of it is asked after, when every job had its turn
+                self.refusals[name] = err.strip()
 
     def log_of(self, name):
-        return self.module.run_command(['tail', '-n', '15', '/var/log/upstart/%s.log' % name])[1]
+        out = self.module.run_command(['tail', '-n', '15', '/var/log/upstart/%s.log' % name])[1]
+        return '%s\n%s' % (self.refusals.get(name, ''), out)
+
+    def _override(self, name):
+        # Not `show-config`: upstart shows a running job as it was when it started.
+        try:
+            with open(self.override % name) as override:
+                return override.readlines()
+        except IOError:
+            return []
+
+    def _initctl(self, *words):
+        code, out, err = self.module.run_command(['initctl'] + list(words))
+        if code:
+            self.module.fail_json(msg='initctl %s: %s' % (' '.join(words), err.strip()))
+        return out
+
+
+def _is_manual(line):
+    return line.split('#')[0].split() == ['manual']
 
 
 class Files(object):
@@ -280,6 +312,7 @@ def main():
         secrets=dict(type='dict', default={}, no_log=True),
         run_dir=dict(type='path', default='/run/mdproxy-jobs'),
         wait=dict(type='int', default=15)))
+    os.umask(0o022)     # whatever root's is: the user that serves has to reach its files
     manager = {'systemd': Systemd, 'upstart': Upstart}[module.params['service_manager']](module)
     files, marks = Files(module), Marks(module.params['run_dir'])
     jobs = module.params['jobs']

@@ -57,7 +57,7 @@ def _set(lines, section, name, value):
                 last = number
     if places:
         keep = places[-1]
-        if [part.strip() for part in re.split('[=:]', lines[keep], maxsplit=1)] == [name, str(value)]:
+        if [part.strip() for part in re.split('[=:]', lines[keep], maxsplit=1)] == [name, value]:
             wanted = lines[keep]
         return [wanted if number == keep else line for number, line in enumerate(lines)
                 if number == keep or number not in places]
@@ -66,17 +66,28 @@ def _set(lines, section, name, value):
     return lines[:last + 1] + [wanted] + lines[last + 1:]
 
 
-def _shown(text, secrets):
-    for name in secrets:
-        text = re.sub(r'(?m)^(%s\s*[=:]\s*).*$' % re.escape(name), r'\1(not shown)', text)
-    return text
+def _shown(lines, section, names, secrets):
+    """The lines of these options for a diff. No others: the file holds more secrets than ours."""
+    entry = re.compile(r'(%s)\s*[=:]' % '|'.join(re.escape(name) for name in sorted(names)))
+    current, shown = None, ['[%s]' % section]
+    for line in lines:
+        header, match = _SECTION.match(line), entry.match(line)
+        current = header.group(1) if header else current
+        if current == section and match:
+            shown.append(match.group(0) + ' (not shown)' if match.group(1) in secrets else line)
+    return to_text(('\n'.join(shown) + '\n').encode('latin-1'))
+
+
+def _as_read(value):
+    """A value as the file's text is held: a character for each byte, whatever the encoding."""
+    return to_bytes(to_text(value)).decode('latin-1')
 
 
 def _write(module, path, text):
     """Replace the file in one step, with the owner and mode that it has."""
     descriptor, temporary = tempfile.mkstemp(dir=os.path.dirname(path), prefix='.nova-options-')
     with os.fdopen(descriptor, 'wb') as out:
-        out.write(to_bytes(text))
+        out.write(text.encode('latin-1'))
     module.atomic_move(temporary, path)
 
 
@@ -86,20 +97,25 @@ def main():
         options=dict(type='dict', default={}),
         secrets=dict(type='dict', default={}, no_log=True)))
     path, secrets = module.params['path'], module.params['secrets']
-    options = dict(module.params['options'], **secrets)
+    options = dict((name, _as_read(value))
+                   for name, value in dict(module.params['options'], **secrets).items())
     try:
         with open(path, 'rb') as source:
-            before = to_text(source.read())
+            before = source.read().decode('latin-1')
     except IOError as error:
         module.fail_json(msg='%s: cannot be read: %s' % (path, error.strerror))
-    lines = before.splitlines()
+    # Only at line feeds, so that what else may end a line stays where it is.
+    old = before[:-1].split('\n') if before.endswith('\n') else before.split('\n')
+    lines = old
     for name in sorted(options):
         lines = _set(lines, module.params['section'], name, options[name])
     after = '\n'.join(lines) + '\n'
-    changed = lines != before.splitlines()
+    changed = lines != old
     if changed and not module.check_mode:
         _write(module, path, after)
-    shown_before, shown_after = _shown(before, secrets), _shown(after, secrets)
+    shown_before, shown_after = (
+        _shown(side, module.params['section'], options, secrets) if changed else ''
+        for side in (old, lines))
     if changed and shown_before == shown_after:
         shown_after += '# (another secret)\n'
     module.exit_json(changed=changed, diff=dict(before_header=path, after_header=path,
