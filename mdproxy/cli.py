@@ -34,8 +34,15 @@ def main(argv=None):
         return _fail(1, error)
 
 
+class _Parser(argparse.ArgumentParser):
+    """Bad usage is one line, and exit status 2."""
+
+    def error(self, message):
+        self.exit(_fail(2, '%s (%s --help tells more)' % (message, self.prog)))
+
+
 def _parser():
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog='mdproxy', description='The metadata service for tenants whose addresses overlap.',
         epilog='Options of the configuration files:\n\n' + config.describe(),
         formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -47,7 +54,8 @@ def _parser():
     rules_parser = commands.add_parser('rules', help='apply or remove a router\'s iptables rules')
     rules_parser.add_argument('action', choices=('apply', 'check', 'remove'))
     rules_parser.add_argument('netns', metavar='NETNS')
-    rules_parser.add_argument('file', nargs='?', metavar='FILE', help='rules in iptables-restore form (apply, check)')
+    rules_parser.add_argument('file', nargs='?', metavar='FILE',
+                              help='rules in iptables-restore form (apply, check)')
     rules_parser.set_defaults(run=_rules, config_file=[])
     return parser
 
@@ -64,7 +72,7 @@ def _command(commands, name, run, help):
     identity.add_argument('--network-id', type=_uuid, metavar='ID')
     if name == 'resolve':
         command.add_argument('--json', action='store_true', help='for programs')
-        command.add_argument('ip', metavar='IP', help='fixed IP of the guest')
+        command.add_argument('ip', type=_ip, metavar='IP', help='fixed IP of the guest')
         return
     command.add_argument('--netns', metavar='NAME', help='namespace to listen in; needs root')
     command.add_argument('--listen', metavar='ADDR:PORT', type=_address,
@@ -83,6 +91,13 @@ def _address(text):
         return namespaces.parse_listen(text)
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error))
+
+
+def _ip(text):
+    try:
+        return trust.canonical_ip(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError('"%s" is not an IP address' % text)
 
 
 def _identity(arguments):
@@ -122,7 +137,7 @@ def _agent(arguments, options):
 def _resolve(arguments, options):
     from mdproxy import ports
     config.require(options, _credentials(options), arguments.config_file)
-    outcome = ports.resolve(options, _identity(arguments), str(arguments.ip))
+    outcome = ports.resolve(options, _identity(arguments), arguments.ip)
     if arguments.json:
         print(json.dumps(outcome, sort_keys=True))
     else:
@@ -158,8 +173,12 @@ def _log_to_stderr(level):
                         format='%(levelname)s %(name)s: %(message)s')
     for noisy in ('urllib3', 'requests'):
         logging.getLogger(noisy).setLevel(logging.WARNING)
+    # 0.5.19 warns at every start that parts of it are missing; it sets its own level when imported.
+    logging.getLogger('pyroute2').propagate = False
 
 
 def _fail(status, reason):
-    print('mdproxy: %s' % reason, file=sys.stderr)
+    line = 'mdproxy: %s' % reason
+    # 2.7 would fail at a value that its idea of the terminal's encoding does not hold.
+    print(line if isinstance(line, str) else line.encode('utf-8'), file=sys.stderr)
     return status

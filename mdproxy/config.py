@@ -6,6 +6,7 @@ is passed over. `[mdproxy]` holds ours, and there an unknown name is an error. L
 
 The reader is our own because the standard one differs between Python 2 and 3 just where a secret
 would suffer: inline comments, `%` interpolation and the leaking of [DEFAULT] into every section.
+As upstream's reader does, it takes one pair of quotes off a value.
 """
 from __future__ import unicode_literals
 
@@ -14,6 +15,7 @@ import re
 
 UPSTREAM = 'DEFAULT'
 OURS = 'mdproxy'
+_TEXT = type('')        # on 2.7 unicode, which must not get near a header or a signature
 
 
 class ConfigError(Exception):
@@ -23,13 +25,19 @@ class ConfigError(Exception):
 class Option(object):
     """One row of the table.
 
-    kind names how the text is read: text, secret, path, integer, seconds, mode (octal file mode),
-    flag, or a tuple of the allowed words. `old` are upstream's other names for the same thing.
+    kind names how the text is read: text, secret, path, integer (above 0), port, seconds, mode (of
+    a socket), or a tuple of the allowed words. `old` are upstream's other names for the same thing.
+    Text is always a native str.
     """
 
     def __init__(self, name, kind, default, help, section=OURS, old=()):
-        self.name, self.kind, self.default, self.help = name, kind, default, help
+        self.name, self.kind, self.help = name, kind, help
+        self.default = _native(default) if isinstance(default, _TEXT) else default
         self.section, self.old = section, old
+
+
+def _native(text):
+    return text if isinstance(text, str) else text.encode('utf-8')
 
 
 def _upstream(name, kind, default, help, old=()):
@@ -40,9 +48,13 @@ OPTIONS = (
     _upstream('state_path', 'path', '/var/lib/mdproxy', 'folder that $state_path stands for'),
     _upstream('metadata_proxy_socket', 'path', '$state_path/metadata_proxy',
               'unix socket between proxies and agent'),
+    _upstream('metadata_proxy_socket_mode', 'mode', 0o660,
+              'file mode of that socket; also upstream\'s words user, group, all, deduce'),
     _upstream('nova_metadata_ip', 'text', '127.0.0.1', 'host of the metadata API',
               old=('nova_metadata_host',)),
-    _upstream('nova_metadata_port', 'integer', 8775, 'port of the metadata API'),
+    _upstream('nova_metadata_port', 'port', 8775, 'port of the metadata API'),
+    _upstream('nova_metadata_protocol', ('http',), 'http',
+              'spoken with the metadata API; what cannot be had is refused, not passed over'),
     _upstream('metadata_proxy_shared_secret', 'secret', '',
               'signs instance ids; the same in nova.conf; the agent refuses to start without it'),
     _upstream('auth_strategy', ('keystone', 'noauth'), 'keystone',
@@ -60,7 +72,6 @@ OPTIONS = (
     Option('port_api_url', 'text', '', 'port API, instead of the one in the catalog'),
     Option('header_family', ('quantum', 'neutron'), 'quantum',
            'names of the headers from proxy to agent'),
-    Option('metadata_proxy_socket_mode', 'mode', 0o660, 'file mode of the agent\'s socket'),
     Option('user', 'text', 'mdproxy', 'user that serves; a proxy started as root becomes it'),
     Option('api_timeout', 'seconds', 10.0, 'longest wait for one answer of Keystone or port API'),
     Option('api_threads', 'integer', 4, 'port lookups under way at once'),
@@ -80,10 +91,14 @@ OPTIONS = (
 )
 
 _BY_NAME = dict((name, option) for option in OPTIONS for name in (option.name,) + option.old)
-_FLAGS = {'true': True, 'yes': True, 'on': True, '1': True,
-          'false': False, 'no': False, 'off': False, '0': False}
-_EXPECTED = {'integer': 'a whole number', 'seconds': 'a number of seconds above 0',
-             'mode': 'an octal file mode such as 0660', 'flag': 'true or false'}
+# Of neutron since 2015. We serve proxies of our own user, for which `deduce` is what we do anyway.
+_MODES = {'user': 0o644, 'group': 0o664, 'all': 0o666, 'deduce': 0o660}
+_EXPECTED = {'integer': 'a whole number above 0', 'port': 'a port number',
+             'seconds': 'a number of seconds above 0',
+             'mode': 'an octal file mode such as 0660, user, group, all or deduce'}
+_WHOLE = re.compile(r'[0-9]{1,9}\Z')
+_NUMBER = re.compile(r'[0-9]{1,9}(\.[0-9]+)?\Z')
+_MODE = re.compile(r'0?[0-7]{3}\Z')
 _SECTION = re.compile(r'\[([^\[\]]+)\]\s*$')
 _ENTRY = re.compile(r'([A-Za-z0-9_.\-]+)\s*[=:]\s*(.*)$')
 
@@ -118,15 +133,18 @@ def read_ini(path):
     except (IOError, OSError, UnicodeDecodeError) as error:
         raise ConfigError('%s: cannot be read: %s' % (path, getattr(error, 'strerror', error)))
     section, entry = UPSTREAM, None
-    for number, line in enumerate(text.splitlines(), 1):
-        if not line.strip() or line.lstrip()[0] in '#;':
+    # Not splitlines(), which also parts a value at characters such as U+0085.
+    for number, line in enumerate(text.split('\n'), 1):
+        if line.lstrip()[:1] in ('#', ';'):
             continue
-        if line[0].isspace() and entry:
+        if line.strip() and line[0].isspace() and entry:
             entry[3] = (entry[3] + ' ' + line.strip()).strip()
             continue
         if entry:
             yield entry
             entry = None
+        if not line.strip():
+            continue
         header, pair = _SECTION.match(line), _ENTRY.match(line)
         if header:
             section = header.group(1)
@@ -151,27 +169,30 @@ def load(paths):
                 raise ConfigError('%s: unknown option; `mdproxy --help` lists the known ones' % where)
             if option.section != section:
                 raise ConfigError('%s: expected in section [%s]' % (where, option.section))
-            values[option.name] = _typed(option, text, where)
+            values[option.name] = _typed(option, _unquoted(text), where)
     return Options(values)
+
+
+def _unquoted(text):
+    quoted = len(text) > 1 and text[0] == text[-1] and text[0] in '"\''
+    return text[1:-1] if quoted else text
 
 
 def _typed(option, text, where):
     kind = option.kind
-    try:
-        if isinstance(kind, tuple):
-            return kind[kind.index(text.lower() if text.lower() in kind else text)]
-        if kind == 'integer':
+    if kind in ('text', 'path', 'secret'):
+        return _native(text)
+    if kind in ('integer', 'port') and _WHOLE.match(text) and int(text):
+        if kind == 'integer' or int(text) < 65536:
             return int(text)
-        if kind == 'seconds' and 0 < float(text) < float('inf'):
-            return float(text)
-        if kind == 'mode' and 0 <= int(text, 8) <= 0o777:
-            return int(text, 8)
-        if kind == 'flag':
-            return _FLAGS[text.lower()]
-        if kind in ('text', 'path', 'secret'):
-            return str(text)
-    except (ValueError, KeyError):
-        pass
+    if kind == 'seconds' and _NUMBER.match(text) and float(text):
+        return float(text)
+    if kind == 'mode' and (text in _MODES or _MODE.match(text)):
+        return _MODES[text] if text in _MODES else int(text, 8)
+    if isinstance(kind, tuple):
+        for word in kind:
+            if text.lower() == word.lower():
+                return _native(word)
     expected = 'one of ' + ', '.join(kind) if isinstance(kind, tuple) else _EXPECTED[kind]
     raise ConfigError('%s: expected %s, got "%s"' % (where, expected, text))
 

@@ -8,6 +8,7 @@ inherits the descriptor and nothing else. A namespace that does not exist is nev
 from __future__ import unicode_literals
 
 import errno
+import fcntl
 import os
 import socket
 
@@ -20,11 +21,17 @@ class NamespaceError(Exception):
 
 def parse_listen(text):
     """('0.0.0.0', 9697) of 'ADDR:PORT', IPv6 as '[::]:9697'; raises ValueError."""
-    host, colon, port = text.rpartition(':')
-    host = host[1:-1] if host[:1] == '[' and host[-1:] == ']' else host
-    if not colon or not host or not port.isdigit() or not 0 < int(port) < 65536:
-        raise ValueError('expected ADDR:PORT, got "%s"' % text)
-    return host, int(port)
+    host, _, port = text.rpartition(':')
+    bracketed = host[:1] == '[' and host[-1:] == ']'
+    host = host[1:-1] if bracketed else host
+    try:
+        # Not a name: nobody is asked what it means, least of all from inside a tenant's network.
+        socket.inet_pton(socket.AF_INET6 if bracketed else socket.AF_INET, host)
+        if port.isdigit() and 0 < int(port) < 65536:
+            return host, int(port)
+    except (ValueError, socket.error):
+        pass
+    raise ValueError('expected ADDR:PORT, got "%s"' % text)
 
 
 def open_listener(host, port, netns=None):
@@ -68,11 +75,20 @@ def _listen(host, port, where):
 
 
 def exec_server(listener, argv):
-    """Replace this process by argv, which inherits the listener; argv gets `--listen-fd N`."""
-    descriptor = os.dup(listener.fileno())
-    if hasattr(os, 'set_inheritable'):
-        os.set_inheritable(descriptor, True)
-    os.execv(argv[0], argv + ['--listen-fd', str(descriptor)])
+    """Replace this process by argv, which inherits the listener; argv gets `--listen-fd N`.
+
+    Raises NamespaceError when argv cannot be run by the user that this process is now.
+    """
+    # The listener itself and no copy: 2.7 would hand down both, and a socket listens until its last
+    # descriptor is closed.
+    descriptor = listener.fileno()
+    flags = fcntl.fcntl(descriptor, fcntl.F_GETFD)
+    fcntl.fcntl(descriptor, fcntl.F_SETFD, flags & ~fcntl.FD_CLOEXEC)
+    try:
+        os.execv(argv[0], argv + ['--listen-fd', str(descriptor)])
+    except OSError as error:
+        raise NamespaceError('%s cannot be run as user %d: %s'
+                             % (argv[0], os.geteuid(), _why(error)))
 
 
 def inherited_listener(descriptor):
@@ -92,4 +108,5 @@ def inherited_listener(descriptor):
 
 
 def _why(error):
-    return error.strerror or str(error)
+    # Not strerror alone: pyroute2 puts words of its own there, which do not tell the reason.
+    return os.strerror(error.errno) if error.errno else str(error)

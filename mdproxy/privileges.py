@@ -15,11 +15,13 @@ class PrivilegeError(Exception):
 def become(user):
     """Take on the user's ids, without other groups and without new privileges through exec.
 
-    Does nothing for a process that is not root. Raises PrivilegeError for an unknown user.
+    Does nothing for a process that is not root. Raises PrivilegeError for an unknown user and for root.
     """
     if os.geteuid() != 0:
         return
     entry = _entry(user)
+    if entry.pw_uid == 0:
+        raise PrivilegeError('user %s is root, which must not serve; set [mdproxy] user' % user)
     os.setgroups([])
     os.setgid(entry.pw_gid)
     os.setuid(entry.pw_uid)         # from root to another: the kernel drops every capability

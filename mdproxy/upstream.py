@@ -20,6 +20,7 @@ needed.
 """
 import collections
 import errno
+import logging
 import os
 import socket
 
@@ -27,11 +28,13 @@ from . import eventloop
 from .http1 import END, HEAD, ProtocolError, ResponseReader, format_request
 
 UNREACHABLE, TIMEOUT, BROKEN = 'unreachable', 'timeout', 'broken'
-_IDLE_LIMIT = 1024      # connections kept for later
+_IDLE_LIMIT = 256      # connections kept for later
 _PENDING = frozenset((errno.EINPROGRESS, errno.EALREADY, errno.EINTR, errno.EAGAIN))
 _REPEATABLE = frozenset((b'GET', b'HEAD'))
 _TAILS = 4096           # heads remembered
 _AGAIN_AFTER = 0.01     # seconds until a unix socket whose backlog was full is tried again
+
+_log = logging.getLogger('mdproxy.upstream')
 
 # kind: one of the three. detail: for the log. started: the guest has seen a part of the answer.
 Failure = collections.namedtuple('Failure', 'kind detail started')
@@ -138,9 +141,14 @@ class Call(object):
 
     def events(self, events):
         """What has come of the answer."""
-        if self._answered is not None and events[0][0] is HEAD:
-            self._answered(self.exchange, events[0][1])
-        self.exchange.relay(events)
+        try:
+            if self._answered is not None and events[0][0] is HEAD:
+                self._answered(self.exchange, events[0][1])
+            self.exchange.relay(events)
+        except Exception:
+            _log.exception('error while an answer was relayed')
+            self.exchange.abort()       # else the guest would wait for ever
+            self.cancel()
 
     def fail(self, kind, detail):
         """Tell the one who asked."""

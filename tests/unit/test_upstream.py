@@ -315,6 +315,19 @@ def test_a_cancelled_call_takes_its_connection_along_and_tells_nobody(running):
         assert exchange.failure is None
 
 
+def test_an_error_while_relaying_ends_the_exchange(running):
+    with Answering(keep_answering(OK)) as server:
+        asking = Asking(running, tcp(server))
+        exchange = Exchange(b'GET', b'')
+        exchange.relay = None
+        running.call(asking.pool.forward, exchange, b'GET /x HTTP/1.1\r\nHost: x\r\n\r\n',
+                     exchange.failed)
+        wait_until(lambda: exchange.aborted)
+        assert asking.ask().body == b'ok'
+    assert len(running.errors) == 1
+    running.errors[:] = []
+
+
 def test_idle_connections_are_closed_after_a_while(running):
     with Answering(keep_answering(OK)) as server:
         asking = Asking(running, tcp(server), idle_timeout=0.2)

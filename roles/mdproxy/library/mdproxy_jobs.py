@@ -11,7 +11,7 @@ description:
   - Which jobs need a restart is read from the node, not from what changed in this run. Before a
     file is changed a mark is left under I(run_dir) and removed after the restart, so a run that was
     cut short is made good by the next one.
-  - The number of commands does not grow with the number of jobs, but for checks and waiting.
+  - On systemd the number of commands does not grow with the number of jobs, but for checks and waiting.
 options:
   service_manager:
     description: The node's service manager, as the fact C(service_mgr) says.

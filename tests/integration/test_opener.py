@@ -1,0 +1,222 @@
+"""From root to a socket in a router's namespace, and to a server that is nobody."""
+import contextlib
+import os
+import socket
+import subprocess
+import sys
+import threading
+
+import pytest
+
+sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+
+import equipment  # noqa: E402
+
+equipment.requirements()
+pytest.importorskip('pyroute2')
+
+from equipment import USER, Process, ip, namespace, socket_in, working_folder  # noqa: E402
+
+sys.path.insert(0, equipment.ROOT)
+
+from mdproxy import namespaces  # noqa: E402
+
+ROUTER = '11111111-2222-3333-4444-555555555555'
+
+
+@pytest.fixture
+def netns():
+    with namespace() as name:
+        yield name
+
+
+@pytest.fixture
+def folder():
+    with working_folder() as made:
+        yield made
+
+
+def here():
+    return os.stat('/proc/thread-self/ns/net').st_ino
+
+
+def connects(sock, port, host='127.0.0.1'):
+    with contextlib.closing(sock):
+        sock.settimeout(equipment.CLOSED)
+        return sock.connect_ex((host, port)) == 0
+
+
+@pytest.mark.parametrize('host, family, target', [
+    ('0.0.0.0', socket.AF_INET, '127.0.0.1'), ('::', socket.AF_INET6, '::1')])
+def test_the_listener_is_inside_and_the_opener_is_back(netns, host, family, target):
+    home = here()
+    listener = namespaces.open_listener(host, 9697, netns)
+    try:
+        assert here() == home
+        assert listener.family == family
+        assert connects(socket_in(netns, family), 9697, target)
+        assert not connects(socket.socket(family), 9697, target)
+    finally:
+        listener.close()
+
+
+def test_the_same_port_is_free_in_every_namespace(netns):
+    with namespace() as other:
+        listeners = [namespaces.open_listener('0.0.0.0', 9697, name) for name in (netns, other)]
+        assert connects(socket_in(netns), 9697) and connects(socket_in(other), 9697)
+        for listener in listeners:
+            listener.close()
+
+
+def test_the_opener_is_back_when_the_address_is_taken(netns):
+    home = here()
+    listener = namespaces.open_listener('0.0.0.0', 9697, netns)
+    with pytest.raises(namespaces.NamespaceError) as caught:
+        namespaces.open_listener('0.0.0.0', 9697, netns)
+    listener.close()
+    assert here() == home
+    assert str(caught.value).startswith('namespace %s: cannot listen on 0.0.0.0 port 9697' % netns)
+
+
+def test_descriptors_do_not_add_up(netns):
+    namespaces.open_listener('0.0.0.0', 9697, netns).close()
+    before = len(os.listdir('/proc/self/fd'))
+    for _ in range(5):
+        namespaces.open_listener('0.0.0.0', 9697, netns).close()
+    assert len(os.listdir('/proc/self/fd')) == before
+
+
+def test_what_is_no_namespace_cannot_be_entered():
+    home, name = here(), 'mdproxy-test-%d' % os.getpid()
+    path = '/var/run/netns/' + name
+    open(path, 'w').close()
+    try:
+        with pytest.raises(namespaces.NamespaceError) as caught:
+            namespaces.open_listener('0.0.0.0', 9697, name)
+        assert str(caught.value).startswith('namespace %s cannot be entered: ' % name)
+        assert here() == home
+    finally:
+        os.unlink(path)
+
+
+def configured(folder, user=USER):
+    path = os.path.join(folder, 'proxy.ini')
+    with open(path, 'w') as out:
+        out.write('[DEFAULT]\nmetadata_proxy_socket = %s/none\n[mdproxy]\nuser = %s\n' % (folder, user))
+    return path
+
+
+def serving(netns, folder, **kwargs):
+    proxy = Process(folder, 'proxy', '--router-id', ROUTER, '--netns', netns, '--listen', '0.0.0.0:9697',
+                    '--config-file', configured(folder), **kwargs)
+    proxy.until('serving router ' + ROUTER)
+    return proxy
+
+
+def test_the_server_answers_and_has_nothing_of_root_and_one_listening_descriptor(netns, folder):
+    proxy = serving(netns, folder)
+    try:
+        # No agent is there, so the answer is the proxy's own.
+        assert equipment.ask(netns, b'GET / HTTP/1.0\r\n\r\n', '127.0.0.1', 9697).startswith(b'HTTP/1.1 502')
+        status = dict(line.split(':', 1) for line in proxy.proc('status').splitlines())
+        assert set(status['Uid'].split()) == set(status['Gid'].split()) == set(['65534'])
+        assert int(status['CapEff'], 16) == int(status['CapPrm'], 16) == 0
+        assert status.get('NoNewPrivs', '1').strip() == '1'
+        listening = [row.split()[9] for row in proxy.proc('net/tcp').splitlines()[1:]]
+        found = ip('netns', 'exec', netns, 'cat', '/proc/net/tcp').splitlines()[1:]
+        inode = [row.split()[9] for row in found if row.split()[3] == '0A'][0]
+        assert inode not in listening, 'the process itself is in the namespace'
+        links = [os.readlink('/proc/%d/fd/%s' % (proxy.pid, n))
+                 for n in os.listdir('/proc/%d/fd' % proxy.pid)]
+        assert links.count('socket:[%s]' % inode) == 1
+        assert not [link for link in links if link.startswith('net:') or 'netns' in link]
+        assert proxy.stop() == 0
+        assert not connects(socket_in(netns), 9697)
+    finally:
+        proxy.kill()
+
+
+def test_the_callers_environment_and_folder_do_not_choose_what_is_imported(netns, folder):
+    evil = os.path.join(folder, 'evil')
+    os.mkdir(evil)
+    for name in ('logging', 'json', 'trust', 'config'):
+        with open(os.path.join(evil, name + '.py'), 'w') as out:
+            out.write('import os\nopen(%r + str(os.getuid()), "w").close()\n'
+                      'raise ImportError("evil")\n' % os.path.join(evil, 'was-here-'))
+    os.chmod(evil, 0o777)
+    words = ['-Es', os.path.join(equipment.ROOT, 'mdproxy'), 'proxy', '--router-id', ROUTER,
+             '--listen', '127.0.0.1:%d' % free_port(), '--config-file', configured(folder)]
+    proxy = Process(folder, argv=[equipment._python()[0]] + words, cwd=evil,
+                    environment={'PYTHONPATH': evil})
+    try:
+        proxy.until('serving router')
+        assert not [name for name in os.listdir(evil) if name.startswith('was-here')]
+        assert proxy.stop() == 0
+    finally:
+        proxy.kill()
+
+
+def free_port():
+    with contextlib.closing(socket.socket()) as probe:
+        probe.bind(('127.0.0.1', 0))
+        return probe.getsockname()[1]
+
+
+@pytest.mark.parametrize('user, reason', [('no-such-user', 'does not exist'), ('root', 'must not serve')])
+def test_nothing_serves_when_there_is_nobody_to_serve_as(netns, folder, user, reason):
+    proxy = Process(folder, 'proxy', '--router-id', ROUTER, '--netns', netns,
+                    '--config-file', configured(folder, user))
+    assert proxy.status() == 1
+    assert proxy.log.startswith('mdproxy: user %s ' % user) and reason in proxy.log
+    assert not connects(socket_in(netns), 9697)
+
+
+def test_a_configuration_that_the_server_may_not_read_is_named(netns, folder):
+    path = configured(folder)
+    os.chmod(path, 0o600)
+    proxy = Process(folder, 'proxy', '--router-id', ROUTER, '--netns', netns, '--config-file', path)
+    assert proxy.status() == 2
+    assert proxy.log == 'mdproxy: %s: cannot be read: Permission denied\n' % path
+
+
+def test_a_namespace_made_anew_under_its_name_is_another(folder):
+    """Decision 5: what was opened before stays in the dead namespace; a start finds the new one."""
+    with namespace() as name:
+        old = namespaces.open_listener('0.0.0.0', 9697, name)
+        ip('netns', 'delete', name)
+        ip('netns', 'add', name)
+        ip('-n', name, 'link', 'set', 'lo', 'up')
+        assert not connects(socket_in(name), 9697)
+        new = namespaces.open_listener('0.0.0.0', 9697, name)
+        assert connects(socket_in(name), 9697)
+        old.close()
+        new.close()
+
+
+def test_threads_of_the_opener_stay_where_they_are(netns):
+    """setns is for one thread; the others must not be taken along into a tenant's network."""
+    seen, home, stop = set(), here(), threading.Event()
+
+    def look():
+        while not stop.is_set():
+            seen.add(here())
+    thread = threading.Thread(target=look)
+    thread.start()
+    try:
+        for _ in range(20):
+            namespaces.open_listener('0.0.0.0', 9697, netns).close()
+    finally:
+        stop.set()
+        thread.join()
+    assert seen == set([home])
+
+
+def test_the_opener_needs_root(netns, folder):
+    python, path = equipment._python()
+    process = subprocess.Popen(
+        [python, '-m', 'mdproxy', 'proxy', '--router-id', ROUTER, '--netns', netns],
+        cwd=equipment.ROOT, preexec_fn=equipment._as_user, stderr=subprocess.PIPE,
+        env=dict(os.environ, PYTHONPATH=path))
+    err = process.communicate()[1].decode('utf-8')
+    assert process.returncode == 1
+    assert err == 'mdproxy: namespace %s cannot be entered: Operation not permitted\n' % netns

@@ -1,0 +1,202 @@
+# -*- coding: utf-8 -*-
+"""Configuration: what the table promises of files, values, errors and defaults."""
+import os
+import sys
+
+import pytest
+
+sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))
+
+from mdproxy import config  # noqa: E402
+
+# As neutron's documentation has it, with more than we know of.
+UPSTREAM_INI = b"""\
+[DEFAULT]
+# Show debugging output in log (sets DEBUG log level output)
+# debug = True
+
+# The Neutron user information for accessing the Neutron API.
+auth_url = http://localhost:5000/v2.0
+auth_region = RegionOne
+auth_insecure = False
+admin_tenant_name = %SERVICE_TENANT_NAME%
+admin_user = %SERVICE_USER%
+admin_password = %SERVICE_PASSWORD%
+nova_metadata_ip = 127.0.0.1
+nova_metadata_port = 8775
+metadata_proxy_shared_secret =
+metadata_proxy_socket = $state_path/metadata_proxy
+metadata_proxy_socket_mode = deduce
+metadata_workers = 4
+state_path = /var/lib/quantum
+
+[AGENT]
+log_agent_heartbeats = False
+user = someone
+"""
+
+
+@pytest.fixture
+def load(tmpdir):
+    """load(text, ...): Options of files with these contents, bytes."""
+    def loaded(*contents):
+        paths = []
+        for number, content in enumerate(contents):
+            path = tmpdir.join('%d.ini' % number)
+            path.write_binary(content)
+            paths.append(str(path))
+        return config.load(paths)
+    return loaded
+
+
+@pytest.fixture
+def error(load):
+    """error(text): the message of what load(text) refuses."""
+    def refused(content):
+        with pytest.raises(config.ConfigError) as caught:
+            load(content)
+        return u'%s' % caught.value
+    return refused
+
+
+def test_without_a_file_everything_has_its_default():
+    options = config.load([])
+    for option in config.OPTIONS:
+        if option.kind != 'path':
+            assert getattr(options, option.name) == option.default
+    assert options.metadata_proxy_socket == '/var/lib/mdproxy/metadata_proxy'
+    assert options.metadata_proxy_shared_secret == ''
+
+
+def test_upstreams_own_file_is_read_as_it_is(load):
+    options = load(UPSTREAM_INI)
+    assert options.metadata_proxy_socket == '/var/lib/quantum/metadata_proxy'
+    assert options.admin_password == '%SERVICE_PASSWORD%'
+    assert options.metadata_proxy_socket_mode == 0o660
+    assert options.user == 'mdproxy'
+
+
+@pytest.mark.parametrize('line, name, value', [
+    (b'nova_metadata_host = nova.example', 'nova_metadata_ip', 'nova.example'),
+    (b'nova_metadata_port: 8080', 'nova_metadata_port', 8080),
+    (b'metadata_proxy_socket_mode = 0600', 'metadata_proxy_socket_mode', 0o600),
+    (b'metadata_proxy_socket_mode = 666', 'metadata_proxy_socket_mode', 0o666),
+    (b'metadata_proxy_socket_mode = group', 'metadata_proxy_socket_mode', 0o664),
+    (b'auth_strategy = NoAuth', 'auth_strategy', 'noauth'),
+    (b'endpoint_type = internalurl', 'endpoint_type', 'internalURL'),
+    (b'[mdproxy]\napi_timeout = 2.5', 'api_timeout', 2.5),
+    (b'[mdproxy]\ncache_ttl = 30', 'cache_ttl', 30.0),
+    (b'[mdproxy]\nmax_body = 1', 'max_body', 1),
+    (b'auth_url=http://[::1]:5000/v3?a=b', 'auth_url', 'http://[::1]:5000/v3?a=b'),
+])
+def test_a_value_has_the_type_of_its_option(load, line, name, value):
+    assert getattr(load(line + b'\n'), name) == value
+    assert type(getattr(load(line + b'\n'), name)) is type(value)
+
+
+@pytest.mark.parametrize('written, secret', [
+    (b'a # b ; c', 'a # b ; c'),
+    (b'100%(name)s%', '100%(name)s%'),
+    (b'a = b : c', 'a = b : c'),
+    (b'  spaces around  ', 'spaces around'),
+    (b'"in quotes "', 'in quotes '),
+    (b"'in quotes'", 'in quotes'),
+    (b'"one', '"one'),
+    (b'"', '"'),
+    (b'one\x0ctwo\x1cthree', 'one\x0ctwo\x1cthree'),
+])
+def test_a_secret_arrives_as_it_was_written(load, written, secret):
+    options = load(b'metadata_proxy_shared_secret = ' + written + b'\r\nadmin_user = q\r\n')
+    assert options.metadata_proxy_shared_secret == secret
+    assert options.admin_user == 'q'
+
+
+def test_a_secret_beyond_ascii_is_a_native_string_of_the_same_bytes(load):
+    secret = load(u'admin_password = gehe\x85\u2028\xefm\n'.encode('utf-8')).admin_password
+    assert type(secret) is str
+    assert (secret if str is bytes else secret.encode('utf-8')) == u'gehe\x85\u2028\xefm'.encode('utf-8')
+
+
+def test_every_text_is_a_native_string(load):
+    options = load(b'state_path = /srv\n')
+    for option in config.OPTIONS:
+        if option.kind in ('text', 'path', 'secret') or isinstance(option.kind, tuple):
+            assert type(getattr(options, option.name)) is str, option.name
+
+
+def test_a_value_goes_on_in_indented_lines_up_to_a_blank_one(load, error):
+    assert load(b'auth_region = a\n  b\n# no part of it\n\tc\nadmin_user = d\n').auth_region == 'a b c'
+    assert ':3: expected [section] or name = value' in error(b'auth_region = a\n\n  b\n')
+
+
+def test_the_last_file_and_the_last_line_win(load):
+    options = load(b'admin_user = a\nadmin_user = b\nauth_region = x\n', b'admin_user = c\n')
+    assert (options.admin_user, options.auth_region) == ('c', 'x')
+
+
+def test_state_path_is_expanded_whichever_file_sets_it(load):
+    first = b'metadata_proxy_socket = ${state_path}/s\nauth_ca_cert = $state_path/ca\n'
+    options = load(first, b'state_path = /a\\1b\n')
+    assert options.metadata_proxy_socket == '/a\\1b/s'
+    assert options.auth_ca_cert == '/a\\1b/ca'
+
+
+@pytest.mark.parametrize('content, place, expected', [
+    (b'[mdproxy]\nmax_bdy = 1\n', ':2: [mdproxy] max_bdy', 'unknown option'),
+    (b'[DEFAULT]\n\ncache_ttl = 5\n', ':3: [DEFAULT] cache_ttl', 'expected in section [mdproxy]'),
+    (b'[mdproxy]\nadmin_user = q\n', ':2: [mdproxy] admin_user', 'expected in section [DEFAULT]'),
+    (b'nova_metadata_port = 0\n', 'nova_metadata_port', 'a port number, got "0"'),
+    (b'nova_metadata_port = 65536\n', 'nova_metadata_port', 'a port number'),
+    (b'nova_metadata_port = -1\n', 'nova_metadata_port', 'a port number'),
+    (b'[mdproxy]\napi_threads = 0\n', 'api_threads', 'a whole number above 0'),
+    (b'[mdproxy]\nmax_body = 1_0\n', 'max_body', 'a whole number above 0, got "1_0"'),
+    (b'[mdproxy]\nmax_body =\n', 'max_body', 'a whole number above 0, got ""'),
+    (b'[mdproxy]\nmax_body = \xd9\xa1\n', 'max_body', 'a whole number above 0'),
+    (b'[mdproxy]\nidle_timeout = nan\n', 'idle_timeout', 'a number of seconds above 0'),
+    (b'[mdproxy]\nidle_timeout = inf\n', 'idle_timeout', 'a number of seconds above 0'),
+    (b'[mdproxy]\nidle_timeout = 0.0\n', 'idle_timeout', 'a number of seconds above 0'),
+    (b'[mdproxy]\nheader_family = nova\n', 'header_family', 'one of quantum, neutron, got "nova"'),
+    (b'metadata_proxy_socket_mode = 0999\n', 'metadata_proxy_socket_mode', 'octal file mode'),
+    (b'metadata_proxy_socket_mode = 01777\n', 'metadata_proxy_socket_mode', 'octal file mode'),
+    (b'admin_user q\n', ':1', 'expected [section] or name = value'),
+    (b'\xff\xfe\n', '', 'cannot be read'),
+])
+def test_a_refusal_names_file_line_option_and_what_was_expected(error, content, place, expected):
+    message = error(content)
+    assert '0.ini' + place in message if place.startswith(':') else place in message
+    assert expected in message
+    assert '\n' not in message
+
+
+def test_a_file_that_is_not_there_is_named(tmpdir):
+    with pytest.raises(config.ConfigError) as caught:
+        config.load([str(tmpdir.join('missing.ini'))])
+    assert str(caught.value) == '%s: cannot be read: No such file or directory' % tmpdir.join('missing.ini')
+
+
+def test_a_required_option_that_is_empty_is_named_with_the_files(load, tmpdir):
+    options = load(b'admin_user = q\n')
+    config.require(options, ['admin_user'], ['agent.ini'])
+    with pytest.raises(config.ConfigError) as caught:
+        config.require(options, ['admin_user', 'metadata_proxy_shared_secret'], ['a.ini', 'b.ini'])
+    assert str(caught.value).startswith('a.ini, b.ini: [DEFAULT] metadata_proxy_shared_secret: expected')
+
+
+def test_secrets_are_not_in_the_text_of_options(load):
+    options = load(b'admin_password = hunter2\nmetadata_proxy_shared_secret = hunter3\nadmin_user = q\n')
+    assert 'hunter' not in repr(options)
+    assert 'admin_user=q' in repr(options)
+
+
+def test_help_names_every_option_with_its_default():
+    text = config.describe()
+    for option in config.OPTIONS:
+        assert '  %s ' % option.name in text
+    assert '(default: 0660)' in text
+    order = [text.index(word) for word in ('[DEFAULT]', 'auth_url', '[mdproxy]', 'cache_ttl')]
+    assert order == sorted(order)
+
+
+def test_names_of_options_are_told_once():
+    names = [name for option in config.OPTIONS for name in (option.name,) + option.old]
+    assert len(names) == len(set(names))

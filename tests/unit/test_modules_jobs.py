@@ -1,0 +1,348 @@
+"""mdproxy_jobs: files, marks, restarts and what is said of them.
+
+The service manager is a stand-in for systemctl that keeps what systemd keeps: the unit files as they
+were when it read them last, what is enabled, and real processes. Real upstart: tests/integration.
+"""
+import json
+import os
+import signal
+import stat
+import sys
+
+import pytest
+
+sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+
+import ansible_module  # noqa: E402
+from loopback import connected, wait_until  # noqa: E402
+
+ansible_module.needs_ansible()
+pwd, grp = pytest.importorskip('pwd'), pytest.importorskip('grp')
+
+USER, GROUP = pwd.getpwuid(os.geteuid()).pw_name, grp.getgrgid(os.getegid()).gr_name
+
+# show, daemon-reload, enable, reset-failed, restart. As systemd it runs a unit as it was when last
+# read: a unit file that changed counts after daemon-reload, one not read yet when it is first asked for.
+SYSTEMCTL = r'''#!%(python)s
+import json, os, shlex, subprocess, sys
+folder = %(folder)r
+command, words = sys.argv[1], [w for w in sys.argv[2:] if not w.startswith('-')]
+with open(folder + '/calls', 'a') as calls:
+    calls.write(' '.join(sys.argv[1:]) + '\n')
+state = json.load(open(folder + '/state.json'))
+def unit_file(name):
+    try:
+        with open(folder + '/units/' + name) as unit:
+            return unit.read()
+    except IOError:
+        return None
+def alive(name):
+    pid = state['pids'].get(name, 0)
+    try:
+        with open('/proc/%%d/stat' %% pid) as found:
+            return pid if found.read().rsplit(')', 1)[1].split()[0] != 'Z' else 0
+    except IOError:
+        return 0
+if command == 'show':
+    blocks = []
+    for name in words[1:]:
+        enabled = 'enabled' if name in state['enabled'] else 'disabled' if unit_file(name) else ''
+        blocks.append('MainPID=%%d\nUnitFileState=%%s\n' %% (alive(name), enabled))
+    sys.stdout.write('\n'.join(blocks))
+elif command == 'daemon-reload':
+    state['loaded'] = dict((n, unit_file(n)) for n in state['loaded'] if unit_file(n))
+elif command == 'enable':
+    for name in words:
+        if unit_file(name) is None:
+            sys.exit('Failed to enable unit: Unit file %%s does not exist.' %% name)
+    state['enabled'] = sorted(set(state['enabled'] + words))
+elif command == 'restart':
+    for name in words:
+        if alive(name):
+            os.kill(alive(name), 15)
+        unit = state['loaded'].setdefault(name, unit_file(name))
+        if unit is None:
+            sys.exit('Failed to restart %%s: Unit %%s not found.' %% (name, name))
+        line = [l for l in unit.splitlines() if l.startswith('ExecStart=')][0]
+        with open(os.devnull) as null, open(folder + '/journal', 'a') as journal:
+            state['pids'][name] = subprocess.Popen(shlex.split(line[10:]), stdin=null, stdout=journal,
+                                                   stderr=journal, start_new_session=True).pid
+elif command != 'reset-failed':
+    sys.exit('Unknown command verb %%s.' %% command)
+with open(folder + '/state.json', 'w') as out:
+    json.dump(state, out)
+'''
+JOURNALCTL = '#!/bin/sh\nexec tail -n 15 %(folder)s/journal\n'
+
+# What a job runs; a minute is longer than any test.
+SERVER = '''
+import os, signal, socket, sys
+signal.alarm(60)
+if 'fail' in sys.argv:
+    sys.exit('no agent today')
+path = sys.argv[1]
+listener = socket.socket(socket.AF_UNIX)
+listener.bind(path + '.new')
+listener.listen(5)
+os.rename(path + '.new', path)
+while True:
+    listener.accept()[0].close()
+'''
+
+
+class Node(object):
+    """A node with its service manager, two releases and one job for each name."""
+
+    def __init__(self, tmpdir):
+        self.tmpdir = tmpdir
+        self.units, self.etc = tmpdir.mkdir('units'), tmpdir.join('etc')
+        self.state_path = tmpdir.join('state.json')
+        self.state_path.write(json.dumps(dict(pids={}, enabled=[], loaded={})))
+        self.bin = tmpdir.mkdir('bin')
+        values = dict(python=sys.executable, folder=str(tmpdir))
+        for name, text in (('systemctl', SYSTEMCTL), ('journalctl', JOURNALCTL)):
+            self.bin.join(name).write(text % values)
+            os.chmod(str(self.bin.join(name)), 0o755)
+        for release in ('1', '2'):
+            tmpdir.join('releases', release, 'lib', 'server.py').write(SERVER, ensure=True)
+        self.release = '1'
+        self.checks, self.words, self.secret = {}, {}, 'hunter2'
+
+    def path_of(self, name):
+        return str(self.tmpdir.join(name + '.sock'))
+
+    def job(self, name):
+        unit = '[Service]\nExecStart=%s %s %s %s\n' % (
+            sys.executable, self.tmpdir.join('releases', self.release, 'lib', 'server.py'),
+            self.path_of(name), self.words.get(name, ''))
+        return dict(name=name, ready=dict(socket=self.path_of(name)), check=self.checks.get(name, []), files=[
+            dict(path=str(self.etc.join(name + '.ini')), mode='0640', owner=USER, group=GROUP),
+            dict(path=str(self.units.join(name + '.service')), content=unit, owner=USER, group=GROUP)])
+
+    def run(self, *names, **kwargs):
+        names = names or ('agent', 'proxy')
+        arguments = dict(service_manager='systemd', jobs=[self.job(name) for name in names],
+                         release=str(self.tmpdir.join('releases', self.release)),
+                         run_dir=str(self.tmpdir.join('marks')), wait=kwargs.pop('wait', 10), secrets=dict(
+                             (str(self.etc.join(name + '.ini')), '[DEFAULT]\nsecret = %s\n' % self.secret)
+                             for name in names))
+        return ansible_module.run('mdproxy_jobs', arguments, path=self.bin, **kwargs)
+
+    def pids(self):
+        return json.loads(self.state_path.read())['pids']
+
+    def calls(self):
+        """The commands since the last look."""
+        calls = self.tmpdir.join('calls')
+        lines = calls.read().splitlines() if calls.check() else []
+        calls.write('')
+        return lines
+
+    def marks(self):
+        folder = str(self.tmpdir.join('marks'))
+        return os.listdir(folder) if os.path.isdir(folder) else []
+
+    def files(self):
+        """{path: (content, mode)} of everything that is not the stand-in's own."""
+        found = {}
+        for folder in (str(self.units), str(self.etc)):
+            for name in os.listdir(folder) if os.path.isdir(folder) else ():
+                path = os.path.join(folder, name)
+                with open(path) as content:
+                    found[path] = content.read(), stat.S_IMODE(os.stat(path).st_mode)
+        return found
+
+    def kill(self, name):
+        pid = self.pids()[name + '.service']
+        os.kill(pid, signal.SIGKILL)
+        wait_until(lambda: not _runs(pid))
+
+    def close(self):
+        for pid in self.pids().values():
+            if _runs(pid):
+                os.kill(pid, signal.SIGKILL)
+
+
+def _runs(pid):
+    try:
+        with open('/proc/%d/stat' % pid) as found:
+            return found.read().rsplit(')', 1)[1].split()[0] != 'Z'
+    except IOError:
+        return False
+
+
+@pytest.fixture
+def node(tmpdir):
+    made = Node(tmpdir)
+    yield made
+    made.close()
+
+
+def test_the_first_run_writes_enables_starts_and_waits_until_they_answer(node):
+    result = node.run()
+    assert result['changed']
+    assert result['restarted'] == {'agent': 'not running', 'proxy': 'not running'}
+    for name in ('agent', 'proxy'):
+        connected(node.path_of(name)).close()
+        assert node.files()[str(node.etc.join(name + '.ini'))] == ('[DEFAULT]\nsecret = hunter2\n', 0o640)
+        assert node.files()[str(node.units.join(name + '.service'))][1] == 0o644
+    assert json.loads(node.state_path.read())['enabled'] == ['agent.service', 'proxy.service']
+    assert node.marks() == []
+
+
+def test_the_second_run_changes_nothing_and_asks_once_for_all(node):
+    node.run()
+    pids, files = node.pids(), node.files()
+    node.calls()
+    result = node.run()
+    assert not result['changed'] and result['restarted'] == {}
+    assert result['diff'] == dict(before='', after='')
+    assert (node.pids(), node.files()) == (pids, files)
+    assert [call.split()[0] for call in node.calls()] == ['show']
+
+
+def test_check_mode_writes_nothing_and_says_what_it_would_do(node):
+    result = node.run(check=True)
+    assert result['changed'] and sorted(result['restarted']) == ['agent', 'proxy']
+    assert 'ExecStart=' in result['diff']['after'] and 'job agent: started at boot' in result['diff']['after']
+    assert node.files() == {} and node.pids() == {} and node.marks() == []
+    assert [call.split()[0] for call in node.calls()] == ['show']
+
+
+def test_check_mode_of_a_change_names_the_one_job_and_leaves_it_running(node):
+    node.run()
+    pids, files = node.pids(), node.files()
+    node.words['proxy'] = 'more'
+    result = node.run(check=True)
+    assert result['restarted'] == {'proxy': 'its files changed'}
+    assert (node.pids(), node.files(), node.marks()) == (pids, files, [])
+
+
+def test_only_the_job_whose_files_changed_is_restarted(node):
+    node.run()
+    pids = node.pids()
+    node.words['proxy'] = 'more'
+    result = node.run()
+    assert result['restarted'] == {'proxy': 'its files changed'}
+    assert node.pids()['agent.service'] == pids['agent.service']
+    with open('/proc/%d/cmdline' % node.pids()['proxy.service']) as cmdline:
+        assert 'more' in cmdline.read(), 'it runs the unit as it was before'
+
+
+def test_a_job_that_died_is_started_alone(node):
+    node.run()
+    pids = node.pids()
+    node.kill('agent')
+    assert node.run()['restarted'] == {'agent': 'not running'}
+    assert node.pids()['proxy.service'] == pids['proxy.service']
+
+
+def test_a_job_of_another_release_is_restarted(node):
+    node.run()
+    node.release = '2'
+    units = dict((name, node.job(name)) for name in ('agent', 'proxy'))
+    for name in units:      # the unit names `current`, as on a node: only the process tells the release
+        node.units.join(name + '.service').write(units[name]['files'][1]['content'])
+    state = json.loads(node.state_path.read())
+    state['loaded'] = {}
+    node.state_path.write(json.dumps(state))
+    assert node.run()['restarted'] == {'agent': 'runs another release', 'proxy': 'runs another release'}
+    assert node.run()['restarted'] == {}
+
+
+def test_a_release_is_known_by_where_it_really_is(node):
+    node.run()
+    os.symlink(str(node.tmpdir.join('releases')), str(node.tmpdir.join('link')))
+    result = ansible_module.run('mdproxy_jobs', dict(
+        service_manager='systemd', jobs=[dict(node.job('agent'), files=[])],
+        release=str(node.tmpdir.join('link', '1')), run_dir=str(node.tmpdir.join('marks'))), path=node.bin)
+    assert result['restarted'] == {}
+
+
+def test_a_job_whose_check_fails_is_restarted_with_the_reason(node):
+    node.run()
+    node.checks['proxy'] = ['sh', '-c', 'echo one; echo rules differ >&2; exit 1']
+    assert node.run()['restarted'] == {'proxy': 'rules differ'}
+    node.checks['proxy'] = ['true']
+    assert not node.run()['changed']
+
+
+def test_a_run_cut_short_after_it_wrote_the_files_is_made_good_by_the_next(node):
+    """The files are as they should be and the old process runs: only the mark tells."""
+    node.run()
+    pids = node.pids()
+    node.words['proxy'] = 'more'
+    node.tmpdir.join('marks', 'proxy').write('')
+    node.units.join('proxy.service').write(node.job('proxy')['files'][1]['content'])
+    result = node.run()
+    assert result['restarted'] == {'proxy': 'its files changed'}
+    assert node.pids()['agent.service'] == pids['agent.service']
+    with open('/proc/%d/cmdline' % node.pids()['proxy.service']) as cmdline:
+        assert 'more' in cmdline.read(), 'it runs the unit as it was before'
+    assert node.marks() == [] and not node.run()['changed']
+
+
+def test_a_job_that_does_not_come_up_fails_the_run_with_its_log_and_is_tried_again(node):
+    node.words['agent'] = 'fail'
+    result = node.run('agent', wait=1)
+    assert result['failed']
+    assert result['msg'].startswith('job agent was started and does not answer after 1 s; '
+                                    'see `journalctl -u agent`')
+    assert 'no agent today' in result['msg']
+    assert node.marks() == ['agent']
+    node.words['agent'] = ''
+    assert node.run('agent')['restarted'] == {'agent': 'not running'}
+    assert node.marks() == []
+
+
+def test_a_job_that_somebody_disabled_is_enabled_without_a_restart(node):
+    node.run()
+    pids = node.pids()
+    state = json.loads(node.state_path.read())
+    node.state_path.write(json.dumps(dict(state, enabled=['agent.service'])))
+    result = node.run()
+    assert result['changed'] and result['restarted'] == {}
+    assert result['diff']['before'] == 'job proxy: not started at boot\n'
+    assert node.pids() == pids
+
+
+def test_a_mode_that_somebody_changed_is_put_back_without_a_restart(node):
+    node.run()
+    ini = str(node.etc.join('agent.ini'))
+    os.chmod(ini, 0o666)
+    assert node.run(check=True)['changed'] and stat.S_IMODE(os.stat(ini).st_mode) == 0o666
+    result = node.run()
+    assert result['changed'] and result['restarted'] == {}
+    assert stat.S_IMODE(os.stat(ini).st_mode) == 0o640
+
+
+@pytest.mark.parametrize('check', [True, False])
+def test_a_secret_is_in_no_diff_no_log_and_no_result(node, check):
+    first = node.run(check=check)
+    node.run()
+    node.secret = 'hunter3'
+    second = node.run(check=check)
+    assert second['changed'] and second['restarted'] == {'agent': 'its files changed',
+                                                         'proxy': 'its files changed'}
+    assert second['diff']['before'] != second['diff']['after']
+    for result in (first, second):
+        assert 'hunter' not in result.text
+        assert str(node.etc.join('agent.ini')) in result['diff']['after']
+
+
+def test_a_file_without_content_is_named(node):
+    jobs = [node.job('agent')]
+    result = ansible_module.run('mdproxy_jobs', dict(
+        service_manager='systemd', jobs=jobs, release='/nowhere', run_dir=str(node.tmpdir.join('marks'))),
+        path=node.bin)
+    assert result['failed'] and result['msg'].startswith(str(node.etc.join('agent.ini')))
+    assert node.files() == {}
+
+
+def test_the_user_that_serves_reaches_its_files_whatever_umask_root_has(node):
+    old = os.umask(0o077)
+    try:
+        node.run('agent')
+    finally:
+        os.umask(old)
+    assert stat.S_IMODE(os.stat(str(node.etc)).st_mode) == 0o755

@@ -1,0 +1,82 @@
+"""lab_containers: a lab is used again only when nothing speaks against it.
+
+What podman would say is written down here; that it says so is what `make lab` shows.
+"""
+import os
+import sys
+
+import pytest
+
+sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+
+import ansible_module  # noqa: E402
+
+ansible_module.needs_ansible()
+
+lab_containers = ansible_module.imported('lab_containers')
+RECORD = dict(run_id='run1', wanted='digest', addresses={})
+
+
+class Module(object):
+    """The parameters of a lab of two hosts."""
+
+    def __init__(self, folder, hosts):
+        self.params = dict(lab_id='lab1', folder=str(folder), conf='conf', hosts=[
+            dict(name=name, networks=['internal']) for name in hosts])
+
+
+def container(name, run='run1', state='running'):
+    return dict(Names=['mdproxy-lab1-' + name], State=state, Labels={'mdproxy.run': run})
+
+
+WHOLE = [container('api1'), container('agent1')]
+
+
+def lab(tmpdir, found, networks=(), hosts=('api1', 'agent1')):
+    """A Lab that finds these containers, and notes in `asked` what it tells podman."""
+    made = lab_containers['Lab'](Module(tmpdir, hosts))
+    made.asked = []
+    made.containers, made.networks = lambda: found, lambda: list(networks)
+    made.podman = lambda *words, **_: made.asked.append(words)
+    return made
+
+
+def test_a_whole_lab_is_used_again(tmpdir):
+    assert lab(tmpdir, WHOLE).fault(RECORD, 'digest') is None
+
+
+@pytest.mark.parametrize('found, record, wanted, reason', [
+    ([], None, 'digest', 'there was none'),
+    (WHOLE, None, 'digest', 'the last creation did not end'),
+    (WHOLE, RECORD, 'another', 'image, key or hosts changed'),
+    (WHOLE[:1], RECORD, 'digest', 'agent1 does not run'),
+    ([WHOLE[0], container('agent1', state='exited')], RECORD, 'digest',
+     'agent1 does not run'),
+    ([WHOLE[0], container('agent1', run='run2')], RECORD, 'digest',
+     'agent1 does not run'),
+    (WHOLE + [container('old', run='run0')], RECORD, 'digest', 'containers of another run are there'),
+    (WHOLE + [container('old', state='exited')], RECORD, 'digest', 'containers of another run are there')])
+def test_what_speaks_against_a_lab_is_named(tmpdir, found, record, wanted, reason):
+    assert lab(tmpdir, found).fault(record, wanted).endswith(reason)
+
+
+@pytest.mark.parametrize('content', [None, '', '{"run_id": "ru'])
+def test_a_record_that_is_lost_or_cut_off_is_none(tmpdir, content):
+    if content is not None:
+        tmpdir.join('containers.json').write(content)
+    assert lab(tmpdir, []).recorded() is None
+
+
+def test_removal_takes_what_carries_the_label_or_one_of_the_names(tmpdir):
+    tmpdir.join('containers.json').write('{}')
+    found = lab(tmpdir, [container('old', run='run0')])
+    found.remove()
+    assert [words[0] for words in found.asked] == ['rm']
+    assert found.asked[0][-3:] == ('mdproxy-lab1-agent1', 'mdproxy-lab1-api1', 'mdproxy-lab1-old')
+    assert not tmpdir.join('containers.json').check()
+
+
+def test_removal_of_nothing_asks_podman_for_nothing(tmpdir):
+    found = lab(tmpdir, [], hosts=())
+    found.remove()
+    assert found.asked == []

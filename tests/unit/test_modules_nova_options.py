@@ -1,0 +1,117 @@
+"""nova_options: sets what it is told to, and leaves every other byte of nova.conf alone."""
+import os
+import stat
+import sys
+
+import pytest
+
+sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+
+import ansible_module  # noqa: E402
+
+ansible_module.needs_ansible()
+
+CONF = u"""\
+# nova.conf of a Folsom cloud, \u00fcberall
+[DEFAULT]
+sql_connection = mysql://nova:db-hunter2@db/nova
+ verbose=True
+service_quantum_metadata_proxy=False
+# service_quantum_metadata_proxy = True
+
+[keystone_authtoken]
+service_quantum_metadata_proxy = untouched
+admin_password = ks-hunter2
+"""
+
+
+@pytest.fixture
+def conf(tmpdir):
+    path = tmpdir.join('nova.conf')
+    path.write_binary(CONF.encode('utf-8'))
+    os.chmod(str(path), 0o640)
+    return path
+
+
+def run(conf, check=False, **arguments):
+    return ansible_module.run('nova_options', dict(arguments, path=str(conf)), check=check)
+
+
+def text(conf):
+    return conf.read_binary().decode('utf-8')
+
+
+def test_an_option_is_set_where_it_stands_and_nothing_else_changes(conf):
+    result = run(conf, options={'service_quantum_metadata_proxy': 'True'})
+    assert result['changed']
+    assert text(conf) == CONF.replace(u'metadata_proxy=False', u'metadata_proxy = True')
+    assert stat.S_IMODE(os.stat(str(conf)).st_mode) == 0o640
+
+
+def test_a_second_run_changes_nothing(conf):
+    arguments = dict(options={'service_quantum_metadata_proxy': True, 'new': 'a = b'},
+                     secrets={'quantum_metadata_proxy_shared_secret': 'x:y=z'})
+    assert run(conf, **arguments)['changed']
+    after, inode = text(conf), os.stat(str(conf)).st_ino
+    assert not run(conf, **arguments)['changed']
+    assert (text(conf), os.stat(str(conf)).st_ino) == (after, inode)
+
+
+def test_what_is_there_in_another_spelling_is_left_as_it_is(conf):
+    assert not run(conf, options={'service_quantum_metadata_proxy': 'False'})['changed']
+    assert text(conf) == CONF
+
+
+def test_a_new_option_goes_to_the_end_of_its_section(conf):
+    run(conf, options={'metadata_workers': '2'})
+    assert text(conf) == CONF.replace(u'proxy = True\n\n', u'proxy = True\nmetadata_workers = 2\n\n')
+
+
+def test_a_new_section_goes_to_the_end(conf):
+    run(conf, section='neutron', options={'service_metadata_proxy': 'True'})
+    assert text(conf) == CONF + u'\n[neutron]\nservice_metadata_proxy = True\n'
+
+
+def test_of_several_the_last_counts_and_the_others_go(tmpdir):
+    conf = tmpdir.join('nova.conf')
+    conf.write('[DEFAULT]\na = 1\nb = 2\n[x]\na = 3\n[DEFAULT]\na = 4\n')
+    run(conf, options={'a': '5'})
+    assert conf.read() == '[DEFAULT]\nb = 2\n[x]\na = 3\n[DEFAULT]\na = 5\n'
+
+
+def test_a_name_that_begins_alike_is_another_option(tmpdir):
+    conf = tmpdir.join('nova.conf')
+    conf.write('[DEFAULT]\nsecret_file = x\nmy_secret = y\n')
+    run(conf, options={'secret': 'z'})
+    assert conf.read() == '[DEFAULT]\nsecret_file = x\nmy_secret = y\nsecret = z\n'
+
+
+def test_check_mode_says_what_it_would_do_and_does_nothing(conf):
+    result = run(conf, check=True, options={'service_quantum_metadata_proxy': 'True'})
+    assert result['changed']
+    assert 'service_quantum_metadata_proxy = True' in result['diff']['after']
+    assert text(conf) == CONF
+
+
+def test_bytes_of_any_encoding_and_line_end_stay(tmpdir):
+    conf = tmpdir.join('nova.conf')
+    conf.write_binary(b'# \xe4\x0c\xc2\x85\r\n[DEFAULT]\r\na = 1\r\nb = 2')
+    run(conf, options={'b': u'\xe4'})
+    assert conf.read_binary() == b'# \xe4\x0c\xc2\x85\r\n[DEFAULT]\r\na = 1\r\nb = \xc3\xa4\n'
+    assert not run(conf, options={'a': 1, 'b': u'\xe4'})['changed']
+
+
+def test_no_secret_is_in_what_is_said(conf):
+    for secret in ('old-hunter2', 'new-hunter2'):
+        result = run(conf, secrets={'quantum_metadata_proxy_shared_secret': secret},
+                     options={'service_quantum_metadata_proxy': 'True'})
+        assert result['changed']
+        assert result['diff']['before'] != result['diff']['after']
+        assert 'hunter2' not in result.text, 'neither this secret nor those that the file has besides'
+    assert 'quantum_metadata_proxy_shared_secret = new-hunter2\n' in text(conf)
+
+
+def test_a_file_that_is_not_there_is_named(tmpdir):
+    result = run(tmpdir.join('missing.conf'), options={'a': 'b'})
+    assert result['failed']
+    assert result['msg'] == '%s: cannot be read: No such file or directory' % tmpdir.join('missing.conf')

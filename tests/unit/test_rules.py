@@ -1,0 +1,128 @@
+"""A router's rules: what a file may say, and what is asked of iptables-restore for it.
+
+With the real iptables in real namespaces: tests/integration/test_rules_applied.py.
+"""
+import os
+import sys
+
+import pytest
+
+sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))
+
+from mdproxy import rules  # noqa: E402
+
+FILE = u"""\
+# Router 1
+*nat
+:mdproxy-PREROUTING - [0:0]
+-I PREROUTING 1 -j mdproxy-PREROUTING
+-A mdproxy-PREROUTING -p tcp -m tcp --dport 80 -j REDIRECT --to-ports 9697
+COMMIT
+
+*filter
+:mdproxy-INPUT - [0:0]
+-A INPUT -j mdproxy-INPUT
+-A mdproxy-INPUT -p tcp -m tcp --dport 9697 -j DROP
+COMMIT
+"""
+# What iptables-save says of a namespace, our chains of an older file and others' beside them.
+SAVED = u"""\
+*filter
+:INPUT ACCEPT [12:3456]
+:quantum-l3-agent-INPUT - [0:0]
+:mdproxy-INPUT - [3:180]
+:mdproxy-OLD - [0:0]
+-A INPUT -j quantum-l3-agent-INPUT
+-A INPUT -j mdproxy-INPUT
+-A INPUT -p tcp -j mdproxy-INPUT
+-A mdproxy-INPUT -j mdproxy-OLD
+-A quantum-l3-agent-INPUT -m comment --comment mdproxy-INPUT -j ACCEPT
+COMMIT
+"""
+
+
+@pytest.fixture
+def written(tmpdir):
+    """written(text): path of a file of rules."""
+    def write(text):
+        tmpdir.join('router.rules').write_binary(text if isinstance(text, bytes) else text.encode('utf-8'))
+        return str(tmpdir.join('router.rules'))
+    return write
+
+
+def test_a_file_is_read_as_tables_of_chains_and_rules(written):
+    tables = rules._read(written(FILE))
+    assert sorted(tables) == ['filter', 'nat']
+    assert tables['filter'] == [':mdproxy-INPUT - [0:0]', '-A INPUT -j mdproxy-INPUT',
+                                '-A mdproxy-INPUT -p tcp -m tcp --dport 9697 -j DROP']
+
+
+@pytest.mark.parametrize('line', [
+    ':INPUT DROP [0:0]', '-A INPUT -p tcp -j DROP', '-A INPUT -p tcp -j mdproxy-INPUT', '-F', '-X',
+    '-F INPUT', '-P INPUT DROP', '-D INPUT 1', '-t nat -A INPUT -j ACCEPT', ':', '-', '-A', '-A INPUT',
+    '-I INPUT 1 -j quantum-l3-agent-INPUT', '-F mdproxy-INPUT', '-A mdproxy- -j DROP',
+    '-A INPUT -j mdproxy-INPUT -m comment --comment x'])
+def test_a_file_that_touches_what_is_not_ours_is_refused(written, line):
+    with pytest.raises(rules.RulesError) as caught:
+        rules._read(written(u'*filter\n%s\nCOMMIT\n' % line))
+    assert 'router.rules:2: "%s" is not in a chain of ours (mdproxy-*)' % line in str(caught.value)
+
+
+@pytest.mark.parametrize('line', [' -A mdproxy-INPUT -j DROP', '[1:60] -A mdproxy-INPUT -j DROP', 'DROP'])
+def test_no_line_is_passed_over_in_silence(written, line):
+    with pytest.raises(rules.RulesError) as caught:
+        rules._read(written(u'*filter\n:mdproxy-INPUT - [0:0]\n%s\nCOMMIT\n' % line))
+    assert 'router.rules:3: expected a table, chain, rule or COMMIT' in str(caught.value)
+
+
+@pytest.mark.parametrize('text, reason', [(b'', 'holds no table'), (b'# nothing\n', 'holds no table'),
+                                          (b'\xff\n', 'cannot be read')])
+def test_a_file_without_rules_is_refused(written, text, reason):
+    with pytest.raises(rules.RulesError) as caught:
+        rules._read(written(text))
+    assert reason in str(caught.value) and 'router.rules' in str(caught.value)
+
+
+def test_ours_is_told_from_others_by_the_chain_and_not_by_the_word():
+    assert rules._own(rules._tables(SAVED)) == {
+        ('filter', 'mdproxy-INPUT'): ['-A mdproxy-INPUT -j mdproxy-OLD'],
+        ('filter', 'mdproxy-OLD'): [],
+        ('filter', 'INPUT'): ['-A INPUT -j mdproxy-INPUT']}
+
+
+def test_the_order_of_chains_and_the_counters_do_not_matter():
+    turned = SAVED.replace(u':mdproxy-INPUT - [3:180]\n:mdproxy-OLD - [0:0]',
+                           u':mdproxy-OLD - [9:9]\n:mdproxy-INPUT - [0:0]')
+    assert turned != SAVED
+    assert rules._own(rules._tables(turned)) == rules._own(rules._tables(SAVED))
+
+
+def test_a_jump_is_moved_and_a_chain_that_is_no_longer_wanted_goes(written):
+    assert rules._script(rules._read(written(FILE)), rules._tables(SAVED)) == [
+        '*filter',
+        ':mdproxy-INPUT - [0:0]',
+        '-D INPUT -j mdproxy-INPUT',
+        '-F mdproxy-OLD',
+        '-A INPUT -j mdproxy-INPUT',
+        '-A mdproxy-INPUT -p tcp -m tcp --dport 9697 -j DROP',
+        '-X mdproxy-OLD',
+        'COMMIT',
+        '*nat',
+        ':mdproxy-PREROUTING - [0:0]',
+        '-I PREROUTING 1 -j mdproxy-PREROUTING',
+        '-A mdproxy-PREROUTING -p tcp -m tcp --dport 80 -j REDIRECT --to-ports 9697',
+        'COMMIT']
+
+
+def test_removal_takes_jumps_before_chains_and_leaves_others_tables_alone():
+    saved = SAVED + u'*nat\n:PREROUTING ACCEPT [0:0]\n:quantum-l3-agent-PREROUTING - [0:0]\nCOMMIT\n'
+    assert rules._script({}, rules._tables(saved)) == [
+        '*filter', '-D INPUT -j mdproxy-INPUT', '-F mdproxy-INPUT', '-F mdproxy-OLD',
+        '-X mdproxy-INPUT', '-X mdproxy-OLD', 'COMMIT']
+
+
+def test_a_command_that_is_missing_is_named(written, monkeypatch):
+    monkeypatch.setenv('PATH', '/nonexistent')
+    with pytest.raises(rules.RulesError) as caught:
+        rules.apply('qrouter-1', written(FILE))
+    assert str(caught.value) == 'ip cannot be run: No such file or directory'
