@@ -45,7 +45,6 @@ molecule:
 	$(call locked,run-molecule)
 clean:
 	$(call locked,run-clean)
-	@rm -rf build
 
 .PHONY: run-lab run-test run-lint run-unit run-integration run-molecule run-clean packages image
 run-lab: packages $(VENV)/.complete
@@ -70,7 +69,7 @@ unit-controller: $(VENV)/.complete
 
 # The nodes' own interpreters, as the lab's image has them.
 unit-2.7 unit-3.9: unit-%: image build/tests-py%/.complete
-	$(PODMAN) run --rm --network none --volume $(CURDIR):/src:ro --workdir /src \
+	$(PODMAN) run --rm --label mdproxy.tests=$(CURDIR) --network none --volume $(CURDIR):/src:ro --workdir /src \
 	  --env PYTHONPATH=/src/build/tests-py$*:/src --env PYTHONDONTWRITEBYTECODE=1 \
 	  $$(cat $(LAB)/image) python$* -m pytest -p no:cacheprovider tests/unit
 
@@ -80,15 +79,20 @@ run-integration: packages $(VENV)/.complete
 run-molecule: packages $(VENV)/.complete
 	molecule test --all
 
+# The venv is needed to find what the lab has made, also when its folder was lost.
 run-clean:
-	@if [ -x $(BIN)/ansible-playbook ] && command -v podman >/dev/null; then \
+	@if command -v podman >/dev/null; then \
+	  $(MAKE) --no-print-directory $(VENV)/.complete && \
 	  for name in lab molecule; do \
 	    MDPROXY_LAB=$$name ansible-playbook playbooks/lab_destroy.yml || exit 1; done; \
+	  $(PODMAN) ps --all --quiet --filter label=mdproxy.tests=$(CURDIR) | xargs -r $(PODMAN) rm --force; \
 	  $(PODMAN) image prune --all --force --filter label=mdproxy.image=lab; fi
-	$(SUDO) rm -rf $(VENV) $$(ls -d build/* 2>/dev/null | grep -v '^build/lock$$') .ansible
+	$(SUDO) rm -rf $(VENV) $$(ls -d build/* 2>/dev/null | grep -v '^build/lock$$') .ansible \
+	  .pytest_cache .ruff_cache .hypothesis
 
 packages:
-	@missing=; for name in $(PACKAGES); do dpkg -s $$name >/dev/null 2>&1 || missing="$$missing $$name"; done; \
+	@missing=; for name in $(PACKAGES); do [ "$$(dpkg-query -W -f='$${db:Status-Status}' $$name 2>/dev/null)" = installed ] || \
+	  missing="$$missing $$name"; done; \
 	$(PYTHON) -c 'import ensurepip' 2>/dev/null || missing="$$missing python3-venv"; \
 	if [ -n "$$missing" ]; then \
 	  echo "Installing packages:$$missing"; \
@@ -116,6 +120,6 @@ build/tests-py%/.complete: tests/requirements-py%.txt $(VENV)/.complete
 	for wheel in $(@D)/wheels/*.whl; do $(BIN)/python -m zipfile --extract $$wheel $(@D) || exit 1; done
 	if grep '^scandir' $< >$(@D)/source.txt; then \
 	  $(BIN)/python -m pip download --quiet --disable-pip-version-check --no-binary=:all: --no-deps \
-	    --dest $(@D)/wheels -r $(@D)/source.txt && \
+	    --no-build-isolation --use-pep517 --dest $(@D)/wheels -r $(@D)/source.txt && \
 	  tar -xzf $(@D)/wheels/scandir-*.tar.gz -C $(@D) --strip-components=1 --wildcards '*/scandir.py'; fi
 	touch $@

@@ -259,7 +259,7 @@ def test_a_keystones_token_is_good_until_it_expires_and_no_longer(tmp_path):
     assert len(cloud.get('/v2.0/ports', token)[1]['ports']) == 4
     while not refused(cloud, [('X-Auth-Token', token)]):
         assert time.time() < began + 10
-    assert time.time() >= began + 0.6
+    assert time.time() - began > 0.59   # the token's expiry is kept in thousandths of a second
     lab.close()
 
 

@@ -346,3 +346,28 @@ def test_the_user_that_serves_reaches_its_files_whatever_umask_root_has(node):
     finally:
         os.umask(old)
     assert stat.S_IMODE(os.stat(str(node.etc)).st_mode) == 0o755
+
+
+def test_a_job_that_runs_and_does_not_answer_is_restarted(node):
+    node.run()
+    os.unlink(node.path_of('agent'))
+    pids = node.pids()
+    assert node.run()['restarted'] == {'agent': 'does not answer'}
+    assert node.pids()['proxy.service'] == pids['proxy.service']
+    connected(node.path_of('agent')).close()
+
+
+def test_one_job_that_does_not_come_up_costs_the_others_nothing(node):
+    """What answers has no mark left, so that the next run lets it run."""
+    node.words['agent'] = 'fail'
+    assert node.run(wait=1)['failed']
+    assert node.marks() == ['agent']
+    pids = node.pids()
+    node.words['agent'] = ''
+    assert sorted(node.run()['restarted']) == ['agent']
+    assert node.pids()['proxy.service'] == pids['proxy.service']
+
+
+def test_all_jobs_that_do_not_come_up_are_named(node):
+    node.words['agent'] = node.words['proxy'] = 'fail'
+    assert node.run(wait=1)['msg'].startswith('job agent, proxy was started and does not answer')

@@ -80,3 +80,16 @@ def test_removal_of_nothing_asks_podman_for_nothing(tmpdir):
     found = lab(tmpdir, [], hosts=())
     found.remove()
     assert found.asked == []
+
+
+@pytest.mark.parametrize('found, left_by', [('0\n', None), ('1\n', None), ('1\n', '0\n')])
+def test_forwarding_is_put_back_to_what_the_first_run_found(tmpdir, monkeypatch, found, left_by):
+    switch = tmpdir.join('switch')
+    switch.write(found)
+    monkeypatch.setitem(lab_containers, '_FORWARD', str(switch))
+    if left_by:     # a run that was cut short noted this, and podman has changed it since
+        tmpdir.join('ip_forward').write(left_by)
+    with lab_containers['Forwarding'](str(tmpdir)):
+        switch.write('1\n')
+    assert switch.read() == (left_by or found)
+    assert not tmpdir.join('ip_forward').check()

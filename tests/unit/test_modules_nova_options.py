@@ -115,3 +115,14 @@ def test_a_file_that_is_not_there_is_named(tmpdir):
     result = run(tmpdir.join('missing.conf'), options={'a': 'b'})
     assert result['failed']
     assert result['msg'] == '%s: cannot be read: No such file or directory' % tmpdir.join('missing.conf')
+
+
+def test_the_need_to_restart_outlives_a_run_that_was_cut_short(conf):
+    mark = conf.dirpath('mark')
+    arguments = dict(options={'service_quantum_metadata_proxy': 'True'}, mark=str(mark))
+    assert run(conf, check=True, **arguments)['restart'] and not mark.check()
+    assert run(conf, **arguments)['restart']
+    again = run(conf, **arguments)
+    assert not again['changed'] and again['restart']
+    os.unlink(str(mark))
+    assert not run(conf, **arguments)['restart']

@@ -126,3 +126,23 @@ def test_the_user_that_serves_can_read_it_whatever_umask_root_has(node):
         assert stat.S_IMODE(os.stat(folder).st_mode) & 0o055 == 0o055, folder
         for name in names:
             assert os.stat(os.path.join(folder, name)).st_mode & 0o044 == 0o044, name
+
+
+def test_a_release_of_another_interpreter_is_made_anew(node):
+    node.run('1.0-a')
+    launcher = node.root.join('releases', '1.0-a', 'bin', 'mdproxy')
+    launcher.write(launcher.read().replace(sys.executable, '/usr/bin/python-that-was'))
+    assert node.run('1.0-a', check=True)['changed']
+    assert node.run('1.0-a')['changed']
+    assert sys.executable in launcher.read()
+    assert not node.run('1.0-a')['changed']
+
+
+def test_bundles_go_with_their_releases_and_so_does_what_was_cut_short(node):
+    for name in ('1.0-a', '1.0-b', '1.0-c'):
+        node.root.join('bundles', name + '.tgz').write('', ensure=True)
+        node.run(name, keep=2)
+        node.root.join('releases', '.partial-' + name, 'lib').ensure(dir=True)
+    node.run('1.0-b', keep=2)
+    assert node.releases() == ['1.0-b', '1.0-c']
+    assert sorted(os.listdir(str(node.root.join('bundles')))) == ['1.0-b.tgz', '1.0-c.tgz']

@@ -60,9 +60,11 @@ run_id:
   type: str
 """
 
+import fcntl
 import hashlib
 import json
 import os
+import shutil
 import uuid
 
 from ansible.module_utils.basic import AnsibleModule
@@ -83,6 +85,7 @@ class Lab(object):
         self.module, self.params = module, module.params
         self.label = 'mdproxy.lab=' + self.params['lab_id']
         self.record = os.path.join(self.params['folder'], 'containers.json')
+        self.keys = os.path.join(self.params['folder'], 'authorized_keys')
 
     def podman(self, *words, **kwargs):
         """Output of a podman command; a failure ends the module unless check=False."""
@@ -148,6 +151,11 @@ class Lab(object):
 
     def create(self, wanted):
         run_id = uuid.uuid4().hex[:12]
+        # sshd believes a file of root's alone; the key may be an ordinary user's.
+        if os.path.exists(self.keys):
+            os.unlink(self.keys)
+        shutil.copyfile(self.params['authorized_keys'], self.keys)
+        os.chmod(self.keys, 0o644)      # sshd reads it as the one who comes in
         labels = ['--label', self.label, '--label', 'mdproxy.run=' + run_id]
         prefixes = {}
         for network in sorted(set(n for host in self.params['hosts'] for n in host['networks'])):
@@ -177,14 +185,36 @@ class Lab(object):
                 if other is not host and network == 'internal' and network in host['networks']:
                     words += ['--add-host', '%s:%s' % (other['name'], address)]
         words += ['--security-opt=mask=' + path for path in host.get('masked', ())]
-        words += ['--volume', self.params['authorized_keys']
-                  + ':/etc/ssh/lab_authorized_keys:ro', self.params['image']]
+        words += ['--volume', self.keys + ':/etc/ssh/lab_authorized_keys:ro', self.params['image']]
         self.podman(*words)
 
 
-def _forwarding(value=None):
-    with open(_FORWARD, 'r' if value is None else 'w') as forward:
-        return forward.read() if value is None else forward.write(value)
+class Forwarding(object):
+    """The machine's IPv4 forwarding, put back to what it was; also what a run that was cut short found.
+
+    One run of the machine at a time, or one would take for the machine's what another has changed.
+    """
+
+    def __init__(self, folder):
+        self.note = os.path.join(folder, 'ip_forward')
+
+    def __enter__(self):
+        self.switch = open(_FORWARD, 'r+')
+        fcntl.flock(self.switch, fcntl.LOCK_EX)
+        if not os.path.exists(self.note):
+            with open(self.note + '.new', 'w') as note:
+                note.write(self.switch.read())
+            os.rename(self.note + '.new', self.note)
+
+    def __exit__(self, *_):
+        with open(self.note) as note:
+            found = note.read()
+        self.switch.seek(0)
+        if self.switch.read() != found:
+            self.switch.seek(0)
+            self.switch.write(found)
+        self.switch.close()
+        os.unlink(self.note)
 
 
 def main():
@@ -198,18 +228,15 @@ def main():
     if module.params['state'] == 'absent':
         there = bool(lab.containers() or lab.networks())
         if not module.check_mode:
-            lab.remove()
+            with Forwarding(module.params['folder']):
+                lab.remove()
         module.exit_json(changed=there)
     wanted, record = lab.wanted(), lab.recorded()
     fault = lab.fault(record, wanted)
     if fault and not module.check_mode:
-        forwarding = _forwarding()
-        try:
+        with Forwarding(module.params['folder']):
             lab.remove()
             record = lab.create(wanted)
-        finally:
-            if _forwarding() != forwarding:
-                _forwarding(forwarding)
     module.exit_json(changed=bool(fault), **dict(record or {}, reason=fault))
 
 

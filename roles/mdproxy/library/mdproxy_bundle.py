@@ -45,6 +45,8 @@ built:
   type: bool
 """
 
+import fcntl
+import glob
 import gzip
 import hashlib
 import os
@@ -113,7 +115,9 @@ def _gather(module, work):
     wheels_only = [pin for pin in pins if pin not in sdists]
     _pip(module, 'download', '--no-deps', '--dest', wheels, *(_FETCH[major] + wheels_only))
     if sdists:
-        _pip(module, 'wheel', '--no-deps', '--wheel-dir', wheels, *sdists)
+        # With the controller's own setuptools, which is pinned; else pip would fetch one to build with.
+        _pip(module, 'wheel', '--no-deps', '--no-build-isolation', '--use-pep517',
+             '--wheel-dir', wheels, *sdists)
     _pip(module, 'install', '--no-index', '--no-deps', '--no-compile', '--target', lib,
          *sorted(os.path.join(wheels, name) for name in os.listdir(wheels)))
     for stray in _STRAY[major]:
@@ -148,6 +152,26 @@ def _pack(work, bundle):
     os.rename(partial, bundle)
 
 
+def _build(module, bundle):
+    """Build the bundle unless another host's task has done so meanwhile; True when it was built."""
+    dest = module.params['dest']
+    if not os.path.isdir(dest):
+        os.makedirs(dest)
+    lock = os.open(dest, os.O_RDONLY)       # let go of when this process ends
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    if os.path.exists(bundle):
+        return False
+    for left in glob.glob(os.path.join(dest, '.build-*')):      # of a build that was cut short
+        shutil.rmtree(left)
+    work = tempfile.mkdtemp(prefix='.build-', dir=dest)
+    try:
+        _gather(module, work)
+        _pack(work, bundle)
+    finally:
+        shutil.rmtree(work)
+    return True
+
+
 def main():
     module = AnsibleModule(supports_check_mode=True, argument_spec=dict(
         source=dict(type='path', required=True), lock=dict(type='path', required=True),
@@ -158,14 +182,7 @@ def main():
                           'mdproxy-%s-py%d.tgz' % (release, module.params['python_major']))
     missing = not os.path.exists(bundle)
     if missing and not module.check_mode:
-        if not os.path.isdir(module.params['dest']):
-            os.makedirs(module.params['dest'])
-        work = tempfile.mkdtemp(prefix='.build-', dir=module.params['dest'])
-        try:
-            _gather(module, work)
-            _pack(work, bundle)
-        finally:
-            shutil.rmtree(work)
+        missing = _build(module, bundle)
     module.exit_json(changed=missing, bundle=bundle, release=release,
                      built=os.path.exists(bundle))
 

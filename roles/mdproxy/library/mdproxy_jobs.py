@@ -40,7 +40,7 @@ options:
     type: str
     default: /run/mdproxy-jobs
   wait:
-    description: Seconds that a started job may take until it answers.
+    description: Seconds that a started job may take until it answers; more when many are started.
     type: int
     default: 15
 author: mdproxy maintainers
@@ -72,6 +72,8 @@ _JOB = dict(name=dict(type='str', required=True),
             ready=dict(type='dict', options=_READY, required=True,
                        required_one_of=[('socket', 'netns')], required_together=[('netns', 'port')]))
 _LISTEN = '0A'      # state of a listening socket in /proc/net/tcp
+_GRACE = 3.0        # seconds in which a job that the service manager has just started may be silent
+_STARTING = 0.5     # seconds that one more job to start adds to the wait for all
 
 
 class Systemd(object):
@@ -270,7 +272,9 @@ def _reason(module, job, pid, stale):
         code, out, err = module.run_command(job['check'])
         if code:
             return (err or out).strip().splitlines()[-1] if (err or out).strip() else 'check failed'
-    return None
+    if not _silent(module, [job], _GRACE):
+        return None
+    return 'does not answer'
 
 
 def _answers(module, ready):
@@ -290,18 +294,23 @@ def _answers(module, ready):
                for row in rows)
 
 
-def _wait(module, manager, jobs):
-    """Wait until every job answers; fails the module with the log of the first that does not."""
-    deadline = time.time() + module.params['wait']
-    for job in jobs:
-        while not _answers(module, job['ready']):
-            if time.time() > deadline:
-                module.fail_json(
-                    msg='job %s was started and does not answer after %d s; see `%s`. Its last '
-                        'lines: %s' % (job['name'], module.params['wait'],
-                                       manager.log_hint % job['name'],
-                                       manager.log_of(job['name']).strip() or '(none)'))
-            time.sleep(0.1)
+def _silent(module, jobs, seconds):
+    """The jobs that do not answer within so many seconds."""
+    deadline = time.time() + seconds
+    silent = [job for job in jobs if not _answers(module, job['ready'])]
+    while silent and time.time() < deadline:
+        time.sleep(0.1)
+        silent = [job for job in silent if not _answers(module, job['ready'])]
+    return silent
+
+
+def _refuse_silent(module, manager, silent):
+    """Fail the module: all that do not answer, and the log of the first."""
+    name = silent[0]['name']
+    module.fail_json(
+        msg='job %s was started and does not answer after %d s; see `%s`. Its last lines: %s'
+            % (', '.join(job['name'] for job in silent), module.params['wait'],
+               manager.log_hint % name, manager.log_of(name).strip() or '(none)'))
 
 
 def main():
@@ -342,11 +351,16 @@ def main():
     if not module.check_mode:
         if disabled:
             manager.enable(disabled)
-        if restarts:
-            manager.restart([name for name in names if name in restarts])
-        _wait(module, manager, jobs)
-        for name in names:
-            marks.remove(name)
+        started = [job for job in jobs if job['name'] in restarts]
+        if started:
+            manager.restart([job['name'] for job in started])
+        # They start side by side and share the node's processors.
+        silent = _silent(module, started, module.params['wait'] + _STARTING * len(started))
+        for job in started:
+            if job not in silent:
+                marks.remove(job['name'])
+        if silent:
+            _refuse_silent(module, manager, silent)
 
     for name in sorted(restarts):
         files.before.append('job %s: %s\n' % (name, restarts[name]))

@@ -76,7 +76,18 @@ def _unpack(module, folder):
         module.fail_json(msg='release %s does not run with %s: %s' % (
             module.params['release'], module.params['python'],
             (version[2] or compiled[1]).strip()))
+    if os.path.isdir(folder):       # of another interpreter, which the node may not have any more
+        shutil.rmtree(folder)
     os.rename(partial, folder)
+
+
+def _is_whole(module, folder):
+    """Whether the release is there for this interpreter."""
+    try:
+        with open(os.path.join(folder, 'bin', 'mdproxy')) as launcher:
+            return launcher.read() == _LAUNCHER % module.params
+    except IOError:
+        return False
 
 
 def _is_plain(member):
@@ -92,11 +103,20 @@ def _switch(link, target):
     os.rename(temporary, link)
 
 
-def _prune(releases, current, keep):
+def _prune(root, current, keep):
+    """Remove what was cut short, the oldest releases, and bundles of releases that are not there."""
+    releases, bundles = os.path.join(root, 'releases'), os.path.join(root, 'bundles')
     others = [name for name in os.listdir(releases) if name != current]
-    others.sort(key=lambda name: os.path.getmtime(os.path.join(releases, name)), reverse=True)
-    for name in others[max(keep - 1, 0):]:
-        shutil.rmtree(os.path.join(releases, name))
+    # Those cut short come last, as if they were the oldest.
+    others.sort(key=lambda name: (not name.startswith('.'),
+                                  os.path.getmtime(os.path.join(releases, name))), reverse=True)
+    stay = [name for name in others[:max(keep - 1, 0)] if not name.startswith('.')]
+    for name in others:
+        if name not in stay:
+            shutil.rmtree(os.path.join(releases, name))
+    for name in os.listdir(bundles) if os.path.isdir(bundles) else ():
+        if name.endswith('.tgz') and name[:-len('.tgz')] not in stay + [current]:
+            os.unlink(os.path.join(bundles, name))
 
 
 def main():
@@ -112,14 +132,14 @@ def main():
     link = os.path.join(root, 'current')
     target = os.path.join('releases', release)
     before = os.readlink(link) if os.path.islink(link) else ''
-    unpack, switch = not os.path.isdir(folder), before != target
+    unpack, switch = not _is_whole(module, folder), before != target
     if not module.check_mode:
         if unpack:
             _unpack(module, folder)
         if switch:
             _switch(link, target)
         if unpack or switch:
-            _prune(os.path.join(root, 'releases'), release, module.params['keep'])
+            _prune(root, release, module.params['keep'])
     shown = dict(before='', after='')
     if switch:
         shown = dict(before='%s -> %s\n' % (link, before or '(absent)'),

@@ -26,7 +26,19 @@ options:
     description: Further names and values, which are shown neither in a log nor in a diff.
     type: dict
     default: {}
+  mark:
+    description:
+      - A file that is there from before a change until the one who restarts what reads the options
+        removes it, so that a run that was cut short between the two is made good by the next.
+    type: path
 author: mdproxy maintainers
+"""
+
+RETURN = r"""
+restart:
+  description: Whether something changed since the mark was last removed.
+  returned: always
+  type: bool
 """
 
 import os
@@ -95,7 +107,7 @@ def main():
     module = AnsibleModule(supports_check_mode=True, argument_spec=dict(
         path=dict(type='path', required=True), section=dict(type='str', default='DEFAULT'),
         options=dict(type='dict', default={}),
-        secrets=dict(type='dict', default={}, no_log=True)))
+        secrets=dict(type='dict', default={}, no_log=True), mark=dict(type='path')))
     path, secrets = module.params['path'], module.params['secrets']
     options = dict((name, _as_read(value))
                    for name, value in dict(module.params['options'], **secrets).items())
@@ -111,15 +123,20 @@ def main():
         lines = _set(lines, module.params['section'], name, options[name])
     after = '\n'.join(lines) + '\n'
     changed = lines != old
+    mark = module.params['mark']
     if changed and not module.check_mode:
+        if mark:
+            open(mark, 'w').close()
         _write(module, path, after)
     shown_before, shown_after = (
         _shown(side, module.params['section'], options, secrets) if changed else ''
         for side in (old, lines))
     if changed and shown_before == shown_after:
         shown_after += '# (another secret)\n'
-    module.exit_json(changed=changed, diff=dict(before_header=path, after_header=path,
-                                                before=shown_before, after=shown_after))
+    restart = changed or bool(mark) and os.path.exists(mark)
+    module.exit_json(changed=changed, restart=restart,
+                     diff=dict(before_header=path, after_header=path,
+                               before=shown_before, after=shown_after))
 
 
 if __name__ == '__main__':
