@@ -65,6 +65,14 @@ _ADDRESS = '169.254.169.254'
 _PATHS = ('/latest/meta-data/instance-id', '/latest/meta-data/local-ipv4', '/latest/user-data',
           '/openstack/latest/meta_data.json')
 _CLONE_NEWNET = 0x40000000
+# What a status means when every hop before nova is well.
+_NOVA = {
+    400: 'missed a header; does it run with the metadata proxy options?',
+    403: 'refused the signature; the shared secrets of agent and nova differ',
+    404: 'knows no such instance of that tenant, or does not run with the metadata proxy options',
+    502: 'cannot be reached from the agent',
+    504: 'did not answer in time',
+}
 
 
 class Broken(Exception):
@@ -139,11 +147,14 @@ class Verifier(object):
         answers = result['value']['answers']
         status = answers[_PATHS[0]][0]
         if status != 200:
-            self.find_broken_hop('the guest is told %d' % status)
+            self.find_broken_hop('the guest is told %d' % status, _NOVA.get(status, 'failed'))
         return answers
 
-    def find_broken_hop(self, symptom):
-        """Raise Broken for the first hop that is, or for nova when all before it are well."""
+    def find_broken_hop(self, symptom, nova='refused or did not answer'):
+        """Raise Broken for the first hop that is, or for nova when all before it are well.
+
+        nova: what it means when it is nova.
+        """
         for name in ('guest-' + self.guest['name'], self.router):
             if not os.path.exists('/var/run/netns/' + name):
                 raise Broken('guest', 'there is no namespace %s' % name)
@@ -154,7 +165,7 @@ class Verifier(object):
                          % (self.module.params['port'], self.router, symptom))
         self.connect_to_agent(symptom)
         self.resolve()
-        raise Broken('nova', 'refused or did not answer; %s' % symptom)
+        raise Broken('nova', '%s; %s' % (nova, symptom))
 
     def rules(self):
         return self.module.run_command(['ip', 'netns', 'exec', self.router, 'iptables-save',
