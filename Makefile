@@ -31,20 +31,8 @@ endef
 help:
 	@sed -n '/^# make/s/^# //p' Makefile
 
-lab:
-	$(call locked,run-lab)
-test:
-	$(call locked,run-test)
-lint:
-	$(call locked,run-lint)
-unit:
-	$(call locked,run-unit)
-integration:
-	$(call locked,run-integration)
-molecule:
-	$(call locked,run-molecule)
-clean:
-	$(call locked,run-clean)
+lab test lint unit integration molecule clean:
+	$(call locked,run-$@)
 
 .PHONY: run-lab run-test run-lint run-unit run-integration run-molecule run-clean packages image
 run-lab: packages $(VENV)/.complete
