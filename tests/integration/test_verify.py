@@ -86,6 +86,13 @@ def test_a_proxy_that_is_gone_is_named(path):
     assert row['hop'] == 'proxy' and 'nobody listens on port 9697' in row['detail']
 
 
+def test_a_job_that_is_stopped_takes_the_rules_along_and_is_named_itself(path):
+    assert path.proxy.stop() == 0
+    equipment.ip('netns', 'exec', path.router.netns, 'iptables', '-t', 'nat', '-F', 'mdproxy-PREROUTING')
+    row = path.verify(timeout=1)
+    assert row['hop'] == 'proxy' and 'mdproxy-proxy-%s running?' % path.router.id in row['detail']
+
+
 def test_an_agent_that_is_gone_is_named(path):
     assert path.cloud.agent.stop() == 0
     row = path.verify()

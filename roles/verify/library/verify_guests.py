@@ -158,9 +158,14 @@ class Verifier(object):
         for name in ('guest-' + self.guest['name'], self.router):
             if not os.path.exists('/var/run/netns/' + name):
                 raise Broken('guest', 'there is no namespace %s' % name)
-        if 'REDIRECT --to-ports %d' % self.module.params['port'] not in self.rules():
+        redirected = 'REDIRECT --to-ports %d' % self.module.params['port'] in self.rules()
+        listening = self.listening()
+        if not redirected and not listening:
+            raise Broken('proxy', 'neither rule nor listener in %s, is mdproxy-proxy-%s running? %s'
+                         % (self.router, self.router_id, symptom))
+        if not redirected:
             raise Broken('rule', 'no redirect rule in %s; %s' % (self.router, symptom))
-        if not self.listening():
+        if not listening:
             raise Broken('proxy', 'nobody listens on port %d in %s; %s'
                          % (self.module.params['port'], self.router, symptom))
         self.connect_to_agent(symptom)
