@@ -156,13 +156,16 @@ def test_a_request_lost_on_a_stale_connection_is_repeated_on_a_new_one(running, 
         assert (server.connections, len(server.requests)) == (2, 3)
 
 
-def test_it_is_repeated_once_only(running):
-    def script(server, sock, number):
+def answer_once_ever(server, sock, number):
+    """Answers the first request of all, and closes in place of any other answer."""
+    server.read(sock)
+    if number == 1:
+        sock.sendall(OK)
         server.read(sock)
-        if number == 1:
-            sock.sendall(OK)
-            server.read(sock)
-    with Answering(script) as server:
+
+
+def test_it_is_repeated_once_only(running):
+    with Answering(answer_once_ever) as server:
         asking = Asking(running, tcp(server))
         asking.ask()
         assert asking.ask().failure.kind == upstream.BROKEN
@@ -171,12 +174,7 @@ def test_it_is_repeated_once_only(running):
 
 @pytest.mark.parametrize('method, body', [(b'POST', b'a password'), (b'POST', b''), (b'PUT', b'x')])
 def test_what_may_not_be_repeated_is_sent_once_and_on_a_fresh_connection(running, method, body):
-    def script(server, sock, number):
-        server.read(sock)
-        if number == 1:
-            sock.sendall(OK)
-            server.read(sock)
-    with Answering(script) as server:
+    with Answering(answer_once_ever) as server:
         asking = Asking(running, tcp(server))
         asking.ask()
         assert asking.ask(method, body).failure.kind == upstream.BROKEN

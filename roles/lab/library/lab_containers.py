@@ -87,11 +87,11 @@ class Lab(object):
         self.record = os.path.join(self.params['folder'], 'containers.json')
         self.keys = os.path.join(self.params['folder'], 'authorized_keys')
 
-    def podman(self, *words, **kwargs):
-        """Output of a podman command; a failure ends the module unless check=False."""
+    def podman(self, *words):
+        """Output of a podman command; a failure ends the module."""
         code, out, err = self.module.run_command(
             ['podman'] + list(words), environ_update={'CONTAINERS_CONF': self.params['conf']})
-        if code and kwargs.get('check', True):
+        if code:
             self.module.fail_json(msg='podman %s: %s' % (words[0], (err or out).strip()))
         return out
 
@@ -168,14 +168,14 @@ class Lab(object):
             addresses[host['name']] = ['%s.%d' % (prefixes[network], number)
                                        for network in host['networks']]
         for host in self.params['hosts']:
-            self.start(host, addresses, prefixes, labels)
+            self.start(host, addresses, labels)
         record = dict(run_id=run_id, wanted=wanted, addresses=addresses)
         with open(self.record + '.new', 'w') as out:
             json.dump(record, out)
         os.rename(self.record + '.new', self.record)
         return record
 
-    def start(self, host, addresses, prefixes, labels):
+    def start(self, host, addresses, labels):
         words = ['run', '--name', self.full_name(host['name']), '--hostname', host['name']]
         words += _RUN + labels
         for network, address in zip(host['networks'], addresses[host['name']]):
