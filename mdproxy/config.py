@@ -12,6 +12,8 @@ from __future__ import unicode_literals
 
 import io
 import re
+import socket
+from collections import namedtuple
 
 UPSTREAM = 'DEFAULT'
 OURS = 'mdproxy'
@@ -25,9 +27,11 @@ class ConfigError(Exception):
 class Option(object):
     """One row of the table.
 
-    kind names how the text is read: text, secret, path, integer (above 0), port, seconds, mode (of
-    a socket), or a tuple of the allowed words. `old` are upstream's other names for the same thing.
-    Text is always a native str.
+    kind names how the text is read: text, secret, path, flag, integer (above 0), limit (integer or 0
+    for none), port, seconds (above 0), span (seconds or 0 for none), mode (of a socket), address
+    (of our own, ('10.0.0.1', 8775) or ''), endpoints (to ask: a tuple of (host, port) and of unix
+    sockets' paths), or a tuple of the allowed words. `old` are upstream's other names for the same
+    thing. Text is always a native str.
     """
 
     def __init__(self, name, kind, default, help, section=OURS, old=()):
@@ -72,12 +76,21 @@ OPTIONS = (
     Option('port_api_url', 'text', '', 'port API, instead of the one in the catalog'),
     Option('header_family', ('quantum', 'neutron'), 'quantum',
            'names of the headers from proxy to agent'),
+    Option('agents', 'endpoints', (), 'agents to ask in turn, instead of the unix socket'),
+    Option('builtin_agent', 'flag', False, 'the proxy is its own agent; needs the agent\'s options'),
+    Option('nova_endpoints', 'endpoints', (),
+           'metadata APIs to ask in turn, instead of nova_metadata_ip and port'),
+    Option('agent_listen', 'address', '', 'where the agent serves proxies of other machines too'),
+    Option('link_secret', 'secret', '', 'signs what proxies ask agents over TCP; needed for that'),
+    Option('link_window', 'seconds', 60.0, 'a signed request is refused when it is older or newer'),
     Option('user', 'text', 'mdproxy', 'user that serves; a proxy started as root becomes it'),
     Option('api_timeout', 'seconds', 10.0, 'longest wait for one answer of Keystone or port API'),
     Option('api_threads', 'integer', 4, 'port lookups under way at once'),
     Option('cache_ttl', 'seconds', 10.0, 'how long a port that was found is believed'),
     Option('negative_cache_ttl', 'seconds', 2.0, 'how long a port that was not found is missing'),
-    Option('connect_timeout', 'seconds', 5.0, 'longest wait for a connection to agent or nova'),
+    Option('stale_ttl', 'span', 300.0,
+           'how long a port is believed while the port API is down; 0: not at all'),
+    Option('connect_timeout', 'seconds', 2.0, 'longest wait for a connection to agent or nova'),
     Option('nova_timeout', 'seconds', 30.0, 'longest wait of the agent for nova'),
     Option('agent_timeout', 'seconds', 60.0, 'longest wait of a proxy for the agent'),
     Option('idle_timeout', 'seconds', 75.0, 'a kept-alive connection without a request is closed'),
@@ -86,19 +99,31 @@ OPTIONS = (
     Option('write_timeout', 'seconds', 30.0, 'a peer that reads nothing for so long is dropped'),
     Option('drain_timeout', 'seconds', 10.0, 'at SIGTERM requests under way have so long to end'),
     Option('max_connections', 'integer', 10000, 'open connections of one process'),
+    Option('max_connections_per_guest', 'limit', 2000, 'open connections of one address; 0: any'),
     Option('max_body', 'integer', 65536, 'largest request body, bytes'),
+    Option('rate_limit', 'limit', 0, 'requests per second of one address, then 429; 0: any'),
+    Option('rate_burst', 'integer', 50, 'requests of one address at once before that'),
+    Option('status_folder', 'path', '/run/mdproxy/status',
+           'where a process has its status socket; empty: none'),
+    Option('status_listen', 'address', '', 'also tell metrics and status there; never a guest\'s way'),
     Option('log_level', ('debug', 'info', 'warning', 'error'), 'info', 'how much is logged'),
 )
 
 _BY_NAME = dict((name, option) for option in OPTIONS for name in (option.name,) + option.old)
 # Of neutron since 2015. We serve proxies of our own user, for which `deduce` is what we do anyway.
 _MODES = {'user': 0o644, 'group': 0o664, 'all': 0o666, 'deduce': 0o660}
-_EXPECTED = {'integer': 'a whole number above 0', 'port': 'a port number',
-             'seconds': 'a number of seconds above 0',
-             'mode': 'an octal file mode such as 0660, user, group, all or deduce'}
+_EXPECTED = {'integer': 'a whole number above 0', 'limit': 'a whole number, 0 for none',
+             'port': 'a port number', 'flag': 'true or false',
+             'seconds': 'a number of seconds above 0', 'span': 'a number of seconds, 0 for none',
+             'mode': 'an octal file mode such as 0660, user, group, all or deduce',
+             'address': 'ADDR:PORT with one address of this host, IPv6 as [ADDR]:PORT',
+             'endpoints': 'HOST:PORT, [IPV6]:PORT or /PATH, several parted by commas'}
+_FLAGS = {'true': True, 'yes': True, 'on': True, '1': True,
+          'false': False, 'no': False, 'off': False, '0': False}
 _WHOLE = re.compile(r'[0-9]{1,9}\Z')
 _NUMBER = re.compile(r'[0-9]{1,9}(\.[0-9]+)?\Z')
 _MODE = re.compile(r'0?[0-7]{3}\Z')
+_HOST_PORT = re.compile(r'(?:\[([0-9A-Fa-f:.]+)\]|([0-9A-Za-z._-]+)):([0-9]{1,5})\Z')
 _SECTION = re.compile(r'\[([^\[\]]+)\]\s*$')
 _ENTRY = re.compile(r'([A-Za-z0-9_.\-]+)\s*[=:]\s*(.*)$')
 
@@ -156,21 +181,52 @@ def read_ini(path):
         yield entry
 
 
+class Sources(namedtuple('Sources', 'defaults paths settings')):
+    """Where options come from, later ones win: 'NAME=VALUE' texts, ini files, 'NAME=VALUE' texts.
+
+    defaults: of a drop-in, which has upstream's and not ours. settings: of the command line.
+    """
+
+    __slots__ = ()
+
+    def load(self):
+        """Read everything and return Options; raises ConfigError. May be called again (SIGHUP)."""
+        values = dict(_setting(text, 'default') for text in self.defaults)
+        for path in self.paths:
+            values.update(_of_file(path))
+        values.update(_setting(text, '--set') for text in self.settings)
+        return Options(values)
+
+
 def load(paths):
-    """Read the ini files in order and return Options; raises ConfigError."""
-    values = {}
-    for path in paths:
-        for number, section, name, text in read_ini(path):
-            option = _BY_NAME.get(name)
-            if section not in (UPSTREAM, OURS) or (section == UPSTREAM and option is None):
-                continue
-            where = '%s:%d: [%s] %s' % (path, number, section, name)
-            if option is None:
-                raise ConfigError('%s: unknown option; `mdproxy --help` lists the known ones' % where)
-            if option.section != section:
-                raise ConfigError('%s: expected in section [%s]' % (where, option.section))
-            values[option.name] = _typed(option, _unquoted(text), where)
-    return Options(values)
+    """Options out of ini files alone; raises ConfigError."""
+    return Sources((), tuple(paths), ()).load()
+
+
+def _setting(text, origin):
+    """(name, value) of 'NAME=VALUE'."""
+    name, equals, value = text.partition('=')
+    option = _BY_NAME.get(name)
+    where = '%s %s' % (origin, name)
+    if option is None or not equals:
+        raise ConfigError('%s: expected NAME=VALUE; `mdproxy --help` lists the names' % where)
+    if option.kind == 'secret':
+        raise ConfigError('%s: a secret belongs into a file; every user can see command lines' % where)
+    return option.name, _typed(option, value, where)
+
+
+def _of_file(path):
+    """Yield (name, value) of every option that a file sets."""
+    for number, section, name, text in read_ini(path):
+        option = _BY_NAME.get(name)
+        if section not in (UPSTREAM, OURS) or (section == UPSTREAM and option is None):
+            continue
+        where = '%s:%d: [%s] %s' % (path, number, section, name)
+        if option is None:
+            raise ConfigError('%s: unknown option; `mdproxy --help` lists the known ones' % where)
+        if option.section != section:
+            raise ConfigError('%s: expected in section [%s]' % (where, option.section))
+        yield option.name, _typed(option, _unquoted(text), where)
 
 
 def _unquoted(text):
@@ -182,19 +238,69 @@ def _typed(option, text, where):
     kind = option.kind
     if kind in ('text', 'path', 'secret'):
         return _native(text)
-    if kind in ('integer', 'port') and _WHOLE.match(text) and int(text):
-        if kind == 'integer' or int(text) < 65536:
-            return int(text)
-    if kind == 'seconds' and _NUMBER.match(text) and float(text):
-        return float(text)
-    if kind == 'mode' and (text in _MODES or _MODE.match(text)):
-        return _MODES[text] if text in _MODES else int(text, 8)
-    if isinstance(kind, tuple):
-        for word in kind:
-            if text.lower() == word.lower():
-                return _native(word)
-    expected = 'one of ' + ', '.join(kind) if isinstance(kind, tuple) else _EXPECTED[kind]
-    raise ConfigError('%s: expected %s, got "%s"' % (where, expected, text))
+    value = _READERS['words' if isinstance(kind, tuple) else kind](text, kind)
+    if value is None:
+        expected = 'one of ' + ', '.join(kind) if isinstance(kind, tuple) else _EXPECTED[kind]
+        raise ConfigError('%s: expected %s, got "%s"' % (where, expected, text))
+    return value
+
+
+# Each gives the value of a text, or None when it is not of that kind.
+
+def _integer(text, kind):
+    value = int(text) if _WHOLE.match(text) else -1
+    if value > 0 or (value == 0 and kind == 'limit'):
+        return value if kind != 'port' or value < 65536 else None
+
+
+def _seconds(text, kind):
+    value = float(text) if _NUMBER.match(text) else -1
+    if value > 0 or (value == 0 and kind == 'span'):
+        return value
+
+
+def _mode(text, _kind):
+    return _MODES.get(text, int(text, 8) if _MODE.match(text) else None)
+
+
+def _flag(text, _kind):
+    return _FLAGS.get(text.lower())
+
+
+def _word(text, kind):
+    for word in kind:
+        if text.lower() == word.lower():
+            return _native(word)
+
+
+def _host_port(text):
+    match = _HOST_PORT.match(text)
+    if match and 0 < int(match.group(3)) < 65536:
+        return _native(match.group(1) or match.group(2)), int(match.group(3))
+
+
+def _address(text, _kind):
+    """Not a name, and not all addresses at once: one of them may lead to guests (LP 1745618)."""
+    if not text:
+        return str()
+    found = _host_port(text)
+    for family in (socket.AF_INET, socket.AF_INET6) if found else ():
+        try:
+            if socket.inet_pton(family, found[0]).strip(b'\0'):
+                return found
+        except (socket.error, ValueError):
+            pass
+
+
+def _endpoints(text, _kind):
+    words = [word.strip() for word in text.split(',')] if text else []
+    found = tuple(_native(word) if word[:1] == '/' else _host_port(word) for word in words)
+    return None if None in found else found
+
+
+_READERS = {'integer': _integer, 'limit': _integer, 'port': _integer, 'seconds': _seconds,
+            'span': _seconds, 'mode': _mode, 'flag': _flag, 'words': _word, 'address': _address,
+            'endpoints': _endpoints}
 
 
 def require(options, names, paths):
@@ -214,7 +320,14 @@ def describe():
         lines.append('[%s]' % section)
         for option in OPTIONS:
             if option.section == section:
-                default = '%04o' % option.default if option.kind == 'mode' else option.default
                 lines.append('  %-28s %s (default: %s)' % (option.name, option.help,
-                                                           'none' if default == '' else default))
+                                                           _shown(option)))
     return '\n'.join(lines)
+
+
+def _shown(option):
+    if option.default in ('', ()):
+        return 'none'
+    if option.kind == 'flag':
+        return str(option.default).lower()
+    return '%04o' % option.default if option.kind == 'mode' else option.default

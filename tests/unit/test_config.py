@@ -87,6 +87,16 @@ def test_upstreams_own_file_is_read_as_it_is(load):
     (b'[mdproxy]\napi_timeout = 2.5', 'api_timeout', 2.5),
     (b'[mdproxy]\ncache_ttl = 30', 'cache_ttl', 30.0),
     (b'[mdproxy]\nmax_body = 1', 'max_body', 1),
+    (b'[mdproxy]\nstale_ttl = 0', 'stale_ttl', 0.0),
+    (b'[mdproxy]\nrate_limit = 0', 'rate_limit', 0),
+    (b'[mdproxy]\nrate_limit = 20', 'rate_limit', 20),
+    (b'[mdproxy]\nbuiltin_agent = Yes', 'builtin_agent', True),
+    (b'[mdproxy]\nagent_listen = 10.0.0.1:8775', 'agent_listen', ('10.0.0.1', 8775)),
+    (b'[mdproxy]\nstatus_listen = [fd00::1]:9100', 'status_listen', ('fd00::1', 9100)),
+    (b'[mdproxy]\nstatus_listen =', 'status_listen', ''),
+    (b'[mdproxy]\nagents = agent1:8775, [fd00::2]:80,/run/a', 'agents',
+     (('agent1', 8775), ('fd00::2', 80), '/run/a')),
+    (b'[mdproxy]\nnova_endpoints =', 'nova_endpoints', ()),
     (b'auth_url=http://[::1]:5000/v3?a=b', 'auth_url', 'http://[::1]:5000/v3?a=b'),
 ])
 def test_a_value_has_the_type_of_its_option(load, line, name, value):
@@ -158,6 +168,16 @@ def test_state_path_is_expanded_whichever_file_sets_it(load):
     (b'[mdproxy]\nheader_family = nova\n', 'header_family', 'one of quantum, neutron, got "nova"'),
     (b'metadata_proxy_socket_mode = 0999\n', 'metadata_proxy_socket_mode', 'octal file mode'),
     (b'metadata_proxy_socket_mode = 01777\n', 'metadata_proxy_socket_mode', 'octal file mode'),
+    (b'[mdproxy]\nstale_ttl = -1\n', 'stale_ttl', 'a number of seconds, 0 for none'),
+    (b'[mdproxy]\nrate_limit = 1.5\n', 'rate_limit', 'a whole number, 0 for none'),
+    (b'[mdproxy]\nbuiltin_agent = maybe\n', 'builtin_agent', 'true or false, got "maybe"'),
+    (b'[mdproxy]\nstatus_listen = 0.0.0.0:80\n', 'status_listen', 'one address of this host'),
+    (b'[mdproxy]\nstatus_listen = [::]:80\n', 'status_listen', 'one address of this host'),
+    (b'[mdproxy]\nagent_listen = host:80\n', 'agent_listen', 'one address of this host'),
+    (b'[mdproxy]\nagent_listen = 10.0.0.1\n', 'agent_listen', 'ADDR:PORT'),
+    (b'[mdproxy]\nagents = a:1,\n', 'agents', 'HOST:PORT, [IPV6]:PORT or /PATH'),
+    (b'[mdproxy]\nagents = a:65536\n', 'agents', 'HOST:PORT'),
+    (b'[mdproxy]\nagents = http://a:1\n', 'agents', 'HOST:PORT'),
     (b'admin_user q\n', ':1', 'expected [section] or name = value'),
     (b'\xff\xfe\n', '', 'cannot be read'),
 ])
@@ -166,6 +186,28 @@ def test_a_refusal_names_file_line_option_and_what_was_expected(error, content, 
     assert '0.ini' + place in message if place.startswith(':') else place in message
     assert expected in message
     assert '\n' not in message
+
+
+def test_the_command_line_wins_over_files_and_files_over_a_drop_ins_defaults(tmpdir):
+    path = tmpdir.join('a.ini')
+    path.write('admin_user = file\nadmin_tenant_name = file\n')
+    options = config.Sources(('admin_user=d', 'auth_region=d', 'state_path=/srv'), (str(path),),
+                             ('admin_tenant_name=line', 'cache_ttl=5')).load()
+    assert (options.admin_user, options.auth_region) == ('file', 'd')
+    assert (options.admin_tenant_name, options.cache_ttl) == ('line', 5.0)
+    assert options.metadata_proxy_socket == '/srv/metadata_proxy'
+
+
+@pytest.mark.parametrize('setting, expected', [
+    ('max_bdy=1', '--set max_bdy: expected NAME=VALUE'),
+    ('max_body', '--set max_body: expected NAME=VALUE'),
+    ('max_body=x', '--set max_body: expected a whole number above 0, got "x"'),
+    ('link_secret=x', '--set link_secret: a secret belongs into a file'),
+])
+def test_a_setting_that_cannot_be_used_is_refused(setting, expected):
+    with pytest.raises(config.ConfigError) as caught:
+        config.Sources((), (), (setting,)).load()
+    assert str(caught.value).startswith(expected)
 
 
 def test_a_file_that_is_not_there_is_named(tmpdir):
