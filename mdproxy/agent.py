@@ -2,52 +2,86 @@
 
 Rules kept:
 
-- Who asks is what the proxy says (trust.read_identity). Only proxies can say it: the unix socket's
-  file mode decides who may connect.
+- Who asks is what the proxy says (trust.read_identity). Only proxies can say it: on the unix socket
+  its file mode decides who may connect, over TCP (agent_listen) every request is signed (link).
 - nova's answers pass byte for byte, errors included. What the agent answers itself: 404 no such
-  instance, 503 the port API does not say, 502 nova is unreachable or gives no valid answer, 504
-  nova is too slow.
-- The socket appears under its name when it already listens, with its mode, in one step. A dead
-  agent's socket file is replaced, a living agent's never.
+  instance, 403 not signed as it has to be, 503 the port API does not say, 502 nova is unreachable or
+  gives no valid answer, 504 nova is too slow.
 
-AgentCore is all of it but the socket, so that a proxy can have it inside.
+AgentCore is all of it but the sockets, so that a proxy can have it inside.
 """
-import errno
 import logging
 import os
-import socket
 
-from . import eventloop, ports, server, trust, upstream
+from . import (
+    eventloop,
+    link,
+    namespaces,
+    portapi,
+    ports,
+    privileges,
+    server,
+    service,
+    status,
+    trust,
+    unixsocket,
+    upstream,
+)
 
 _FAILURES = {
     upstream.UNREACHABLE: (502, 'the metadata API cannot be reached'),
     upstream.TIMEOUT: (504, 'the metadata API did not answer in time'),
     upstream.BROKEN: (502, 'the metadata API gave no valid answer'),
 }
-_BACKLOG = 65535        # the kernel cuts it to net.core.somaxconn
 _IDLE = 30.0            # seconds a connection to nova is kept without a request
 
 _log = logging.getLogger('mdproxy.agent')
 
 
-class StartError(Exception):
-    """The agent cannot start; the message names the option and the reason."""
-
-
 class AgentCore(object):
-    """From (identity, guest address, exchange) to nova's answer. lookup: a ports.PortLookup.
+    """From (identity, guest address, exchange) to nova's answer, for the service.Service that has it.
 
-    Raises ValueError when nova's host name cannot be resolved.
+    Raises ValueError when nova's host name cannot be resolved, or the options cannot work.
     """
 
-    def __init__(self, loop, lookup, options):
-        self._lookup, self._options = lookup, options
-        self._requests = server.RequestLog(loop, _log)
-        host, port = options.nova_metadata_ip, options.nova_metadata_port
-        self._host = '%s:%d' % ('[%s]' % host if ':' in host else host, port)
+    def __init__(self, owner, options):
+        self._loop, self._requests = owner.loop, owner.requests
+        self._nova = None
+        self._lookup = ports.PortLookup(owner.loop, portapi.PortApi(options), options)
+        self._ask_with(options)
+        owner.watch(lambda: self._nova)
+        owner.registry.read('counter', 'mdproxy_lookups_total',
+                            'Guests looked up, by how that was done or failed.',
+                            lambda: self._lookup.outcomes, 'outcome')
+        owner.registry.read('gauge', 'mdproxy_token_age_seconds', 'Since the token was issued to us.',
+                            self._lookup.token_age)
+
+    def configure(self, options):
+        """Use other options; what is known of ports stays. Raises ValueError, nothing changed then."""
+        api = portapi.PortApi(options)
+        self._ask_with(options)
+        self._lookup.reconfigure(api, options)
+
+    def describe(self):
+        """What the status tells of it, a dict."""
+        return {'endpoints': self._nova.health(), 'lookups': dict(self._lookup.outcomes),
+                'token_age': self._lookup.token_age(), 'api': self._lookup.health()}
+
+    def close(self):
+        """End its threads."""
+        self._lookup.close()
+
+    def _ask_with(self, options):
+        endpoints = options.nova_endpoints or (
+            (options.nova_metadata_ip, options.nova_metadata_port),)
+        nova = upstream.Upstream(self._loop, endpoints, options.connect_timeout,
+                                 options.nova_timeout, _IDLE)
+        if self._nova:
+            self._nova.close()
+        self._nova = nova
+        self._secret = options.metadata_proxy_shared_secret
+        self._host = _host_field(endpoints[0])
         self._heads = upstream.HeadCache(self._headers)
-        self._nova = upstream.Pool(loop, (host, port), options.connect_timeout,
-                                   options.nova_timeout, _IDLE)
 
     def handle(self, identity, guest_ip, exchange):
         """Answer an exchange for the guest at this address (native str) behind a trust.Identity."""
@@ -71,14 +105,14 @@ class AgentCore(object):
         except trust.TrustError as error:
             self._answer(exchange, error.status, 'no instance has this address', str(error))
         else:
-            self._nova.forward(exchange, payload, self._failed, self._answered)
+            self._nova.forward(exchange, payload, self._failed, self._refused)
 
     def _headers(self, who, request):
         instance, guest_ip = who
         return trust.nova_headers(instance.device_id, instance.tenant_id, guest_ip,
-                                  self._options.metadata_proxy_shared_secret, request, self._host)
+                                  self._secret, request, self._host)
 
-    def _answered(self, exchange, head):
+    def _refused(self, exchange, head):
         if head.status == 403:
             self._log_failed(exchange, 403, 'nova refused the signature', 'shared secrets differ')
 
@@ -99,113 +133,104 @@ class AgentCore(object):
                               text, detail)
 
 
-class Agent(object):
-    """Serves proxies: `serve` sockets, later `drain`."""
+class Agent(service.Service):
+    """Serves proxies: `serve` sockets, later `drain`. Raises ValueError as AgentCore."""
 
-    def __init__(self, loop, lookup, options):
-        self._loop, self._options = loop, options
-        self._core = AgentCore(loop, lookup, options)
-        self._requests = server.RequestLog(loop, _log)
-        self._server = None
+    fixed = service.Service.fixed + ('metadata_proxy_socket', 'metadata_proxy_socket_mode',
+                                     'agent_listen')
 
-    def serve(self, listeners):
-        """Accept proxies on listening sockets."""
-        self._server = server.Server(self._loop, listeners, self.handle, self._log_failed,
-                                     self._options)
+    def __init__(self, loop, options):
+        super(Agent, self).__init__(loop, 'agent', {}, options)
+        self._core = AgentCore(self, options)
+        self._link = None
+        self._link_with(options)
+        self._own = None            # stat of our socket file
+
+    def serve(self):
+        """Accept proxies on the unix socket and, with agent_listen, those that sign over TCP.
+
+        Raises SocketError or NamespaceError when an address cannot be had.
+        """
+        options = self.options
+        remote = []
+        if options.agent_listen:
+            remote = [namespaces.open_listener(*options.agent_listen)]
+        local = unixsocket.listen(options.metadata_proxy_socket, options.metadata_proxy_socket_mode)
+        self._own = os.stat(options.metadata_proxy_socket)
+        self.listen([local], self.handle, self._refused)
+        if remote:
+            self.listen(remote, self.handle_signed, self._refused)
+
+    def configure(self, options):
+        self._core.configure(options)
+        self._link_with(options)
+        super(Agent, self).configure(options)
+
+    def describe(self):
+        return self._core.describe()
 
     def drain(self, drained):
         """Stop accepting, answer what is under way, then call drained()."""
-        self._server.drain(drained)
+        if self._own:
+            unixsocket.remove(self.options.metadata_proxy_socket, self._own)
+        super(Agent, self).drain(drained)
 
-    def handle(self, exchange):
-        """Answer a proxy's request."""
+    def close(self):
+        self._core.close()
+
+    def handle(self, exchange, signed_by=None):
+        """Answer a proxy's request; only if it was signed, when there is a link.Link to check it."""
+        request = exchange.request
         try:
-            identity, guest_ip = trust.read_identity(exchange.request.headers)
+            identity, guest_ip = trust.read_identity(request.headers)
+            if signed_by:
+                signed_by.check(identity, guest_ip, request)
         except trust.TrustError as error:
-            self._log_failed(exchange.peer, error.status, 'bad identity headers', str(error))
+            self._refused(exchange.peer, error.status, 'bad identity headers', str(error))
             exchange.respond(error.status, 'bad identity headers')
         else:
             self._core.handle(identity, guest_ip, exchange)
 
-    def _log_failed(self, peer, status, text, detail=''):
-        self._requests.failed('proxy ' + (peer or 'on the unix socket'), status, text, detail)
+    def handle_signed(self, exchange):
+        """Answer a request that came over TCP."""
+        self.handle(exchange, self._link)
+
+    def _link_with(self, options):
+        if options.agent_listen or self._link:      # the listener stays, and with it the need
+            self._link = link.Link(options.link_secret, options.link_window)
+
+    def _refused(self, peer, status, text, detail=''):
+        self.requests.failed('proxy ' + (peer or 'on the unix socket'), status, text, detail)
 
 
-def open_socket(path, mode):
-    """A listening unix socket at `path` with a file mode (int). Raises StartError when it cannot be
-    had, or when an agent listens there already."""
-    if _is_alive(path):
-        raise StartError('metadata_proxy_socket %s: another agent listens there' % path)
-    new = '%s.%d' % (path, os.getpid())
-    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    try:
-        _remove(new)
-        umask = os.umask(0o777 & ~mode)     # bind makes the file with 0777 less this, at once
-        try:
-            listener.bind(new)
-        finally:
-            os.umask(umask)
-        listener.listen(_BACKLOG)
-        os.rename(new, path)
-    except (IOError, OSError) as error:
-        listener.close()
-        raise StartError('metadata_proxy_socket %s: %s' % (path, error.strerror or error))
-    return listener
-
-
-def run(options, listeners=None):
+def run(sources):
     """Serve until SIGTERM or SIGINT; returns the exit status: 0, or 1 when the agent cannot start.
 
-    listeners: sockets that listen already; without them the one of options.metadata_proxy_socket.
+    sources: config.Sources. Raises ConfigError.
     """
-    eventloop.raise_file_limit(2 * options.max_connections + 64)
-    own = None
+    options = sources.load('agent')
     try:
-        lookup_api = ports.PortApi(options)
-        loop = eventloop.Loop()
-        lookup = ports.PortLookup(loop, lookup_api, options)
-        agent = Agent(loop, lookup, options)
-        if listeners is None:
-            listeners = [open_socket(options.metadata_proxy_socket,
-                                     options.metadata_proxy_socket_mode)]
-            own = os.stat(options.metadata_proxy_socket)
-    except (StartError, ValueError) as error:
+        agent = Agent(eventloop.Loop(), options)
+        agent.serve()
+    except (ValueError, unixsocket.SocketError, namespaces.NamespaceError) as error:
         _log.critical('%s', error)
         return 1
-
-    def drain(drained):
-        _remove(options.metadata_proxy_socket, own)
-        agent.drain(drained)
-
-    agent.serve(listeners)
     _log.info('serving')
+    return service.run(agent, sources, _status_listener(options))
+
+
+def _status_listener(options):
+    """The status socket; without it the agent serves all the same."""
+    if not options.status_folder:
+        return None
     try:
-        return eventloop.run_until_terminated(loop, drain)
-    finally:
-        lookup.close()
+        return status.open_socket(options.status_folder, 'agent', options.user)
+    except (unixsocket.SocketError, privileges.PrivilegeError) as error:
+        _log.warning('no status is told: %s', error)
 
 
-def _is_alive(path):
-    """Whether somebody listens at this path."""
-    probe = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    probe.setblocking(False)
-    try:
-        probe.connect(path)
-    except (IOError, OSError) as error:
-        # EAGAIN: it listens, and its backlog is full.
-        return error.errno == errno.EAGAIN
-    finally:
-        probe.close()
-    return True
-
-
-def _remove(path, only=None):
-    """Remove a socket file if it is there; with `only` (a stat) if it is still that one, and not
-    that of an agent that has taken our place."""
-    try:
-        found = os.stat(path)
-        if only is None or os.path.samestat(found, only):
-            os.unlink(path)
-    except OSError as error:
-        if error.errno != errno.ENOENT:
-            raise
+def _host_field(endpoint):
+    """Value of the Host field for an endpoint."""
+    if not isinstance(endpoint, tuple):
+        return 'localhost'
+    return '%s:%d' % ('[%s]' % endpoint[0] if ':' in endpoint[0] else endpoint[0], endpoint[1])

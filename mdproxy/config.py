@@ -189,18 +189,18 @@ class Sources(namedtuple('Sources', 'defaults paths settings')):
 
     __slots__ = ()
 
-    def load(self):
-        """Read everything and return Options; raises ConfigError. May be called again (SIGHUP)."""
+    def load(self, command=None):
+        """Read everything and return Options; raises ConfigError. May be called again (SIGHUP).
+
+        command: 'proxy', 'agent' or 'resolve', whose needs have to be there.
+        """
         values = dict(_setting(text, 'default') for text in self.defaults)
         for path in self.paths:
             values.update(_of_file(path))
         values.update(_setting(text, '--set') for text in self.settings)
-        return Options(values)
-
-
-def load(paths):
-    """Options out of ini files alone; raises ConfigError."""
-    return Sources((), tuple(paths), ()).load()
+        options = Options(values)
+        _require(options, _needed(options, command), self.paths)
+        return options
 
 
 def _setting(text, origin):
@@ -303,8 +303,24 @@ _READERS = {'integer': _integer, 'limit': _integer, 'port': _integer, 'seconds':
             'endpoints': _endpoints}
 
 
-def require(options, names, paths):
-    """Raise ConfigError when one of the named options is empty, naming the files that were read."""
+def _needed(options, command):
+    """Names of the options that a command cannot do without."""
+    names = ()
+    if command == 'proxy' and any(isinstance(endpoint, tuple) for endpoint in options.agents):
+        names += ('link_secret',)
+    if command == 'agent' and options.agent_listen:
+        names += ('link_secret',)
+    agent = command == 'agent' or command == 'proxy' and options.builtin_agent
+    if agent:
+        names += ('metadata_proxy_shared_secret',)
+    if not agent and command != 'resolve':
+        return names
+    if options.auth_strategy == 'noauth':
+        return names + ('port_api_url',)
+    return names + ('auth_url', 'admin_tenant_name', 'admin_user', 'admin_password')
+
+
+def _require(options, names, paths):
     for name in names:
         if getattr(options, name) in ('', None):
             option = _BY_NAME[name]

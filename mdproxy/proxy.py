@@ -1,4 +1,4 @@
-"""The proxy: what guests of one router (or network) ask goes to the agent, with who they are.
+"""The proxy: what guests of one router (or network) ask goes to an agent, with who they are.
 
 Rules kept:
 
@@ -6,11 +6,12 @@ Rules kept:
   what the guest says. The head for the agent is written by `trust`, not copied.
 - The guest learns which hop failed, nothing about it. The log gets one line with router, guest and
   reason.
-- Nothing heavy is imported: this process exists once for every router.
+- Nothing heavy is imported: this process exists once for every router. Only one that is its own
+  agent (builtin_agent) has the agent's needs.
 """
 import logging
 
-from . import eventloop, server, trust, upstream
+from . import eventloop, service, trust, upstream
 
 METADATA_HOST = b'169.254.169.254'
 
@@ -19,58 +20,109 @@ _FAILURES = {
     upstream.TIMEOUT: (504, 'the metadata agent did not answer in time'),
     upstream.BROKEN: (502, 'the metadata agent gave no valid answer'),
 }
-_IDLE = 30.0            # seconds a connection to the agent is kept without a request, at most
+_IDLE = 30.0            # seconds a connection to an agent is kept without a request, at most
 
 _log = logging.getLogger('mdproxy.proxy')
 
 
-class Proxy(object):
-    """Serves one trust.Identity: `serve` sockets, later `drain`."""
+class Proxy(service.Service):
+    """Serves one trust.Identity: `serve` sockets, later `drain`.
+
+    Raises ValueError when the name of an agent, or with builtin_agent of nova, cannot be resolved.
+    """
+
+    fixed = service.Service.fixed + ('builtin_agent',)
 
     def __init__(self, loop, identity, options):
-        self._loop, self._identity, self._options = loop, identity, options
-        self._requests = server.RequestLog(loop, _log)
-        self._agent = upstream.Pool(loop, options.metadata_proxy_socket, options.connect_timeout,
-                                    options.agent_timeout, min(_IDLE, options.idle_timeout / 2))
-        self._heads = upstream.HeadCache(self._headers)
-        self._server = None
+        super(Proxy, self).__init__(loop, 'proxy', {identity.kind: identity.id}, options)
+        self._identity = identity
+        self._builtin = None
+        if options.builtin_agent:
+            from . import agent
+            self._builtin = agent.AgentCore(self, options)
+        else:
+            self._agents = Agents(loop, identity, self.requests, options)
+            self.watch(lambda: self._agents.upstream)
 
     def serve(self, listeners):
         """Accept guests on listening sockets."""
-        self._server = server.Server(self._loop, listeners, self.handle, self._log_failed,
-                                     self._options)
+        handler = self._ask_builtin if self._builtin else self._ask_agents
+        self.listen(listeners, handler, self._refused, limited=True)
 
-    def drain(self, drained):
-        """Stop accepting, answer what is under way, then call drained()."""
-        self._server.drain(drained)
+    def configure(self, options):
+        if self._builtin:
+            self._builtin.configure(options)
+        else:
+            agents = Agents(self.loop, self._identity, self.requests, options)
+            self._agents.upstream.close()
+            self._agents = agents
+        super(Proxy, self).configure(options)
 
-    def handle(self, exchange):
-        """Send a guest's request to the agent and its answer back."""
-        payload = self._heads.format(exchange.peer, exchange.request)
-        self._agent.forward(exchange, payload, self._failed)
+    def describe(self):
+        own = {self._identity.kind: self._identity.id}
+        if self._builtin:
+            return dict(self._builtin.describe(), **own)
+        return dict(own, endpoints=self._agents.upstream.health())
+
+    def close(self):
+        if self._builtin:
+            self._builtin.close()
+
+    def _ask_agents(self, exchange):
+        self._agents.ask(exchange)
+
+    def _ask_builtin(self, exchange):
+        self._builtin.handle(self._identity, exchange.peer, exchange)
+
+    def _refused(self, peer, status, text):
+        self.requests.failed('%s %s guest %s' % (self._identity.kind, self._identity.id, peer),
+                             status, text)
+
+
+class Agents(object):
+    """The agents that a proxy asks, under one set of options."""
+
+    def __init__(self, loop, identity, requests, options):
+        self._identity, self._requests = identity, requests
+        self._family = options.header_family
+        self._link = None
+        if options.link_secret:
+            from .link import Link
+            self._link = Link(options.link_secret, options.link_window)
+        self._heads = upstream.HeadCache(self._headers)
+        self.upstream = upstream.Upstream(
+            loop, options.agents or (options.metadata_proxy_socket,), options.connect_timeout,
+            options.agent_timeout, min(_IDLE, options.idle_timeout / 2))
+
+    def ask(self, exchange):
+        """Send a guest's request to an agent and its answer back."""
+        request, peer = exchange.request, exchange.peer
+        signed = self._link.headers(self._identity, peer, request) if self._link else ()
+        self.upstream.forward(exchange, self._heads.format(peer, request, signed), self._failed)
 
     def _headers(self, peer, request):
-        return trust.agent_headers(self._identity, peer, self._options.header_family, request,
-                                   METADATA_HOST)
+        return trust.agent_headers(self._identity, peer, self._family, request, METADATA_HOST)
 
     def _failed(self, exchange, failure):
-        status, text = _FAILURES[failure.kind]
+        who = '%s %s guest %s' % (self._identity.kind, self._identity.id, exchange.peer)
         if failure.started:
-            self._log_failed(exchange.peer, 0, 'the answer was cut off', failure.detail)
+            self._requests.failed(who, 0, 'the answer was cut off', failure.detail)
         else:
-            self._log_failed(exchange.peer, status, text, failure.detail)
+            status, text = _FAILURES[failure.kind]
+            self._requests.failed(who, status, text, failure.detail)
             exchange.respond(status, text)
 
-    def _log_failed(self, peer, status, text, detail=''):
-        self._requests.failed('%s %s guest %s' % (self._identity.kind, self._identity.id, peer),
-                              status, text, detail)
 
+def run(identity, listeners, sources, status_listener=None):
+    """Serve until SIGTERM or SIGINT; returns the exit status, 1 when that cannot begin.
 
-def run(identity, listeners, options):
-    """Serve until SIGTERM or SIGINT; returns the exit status."""
-    eventloop.raise_file_limit(2 * options.max_connections + 64)
-    loop = eventloop.Loop()
-    proxy = Proxy(loop, identity, options)
+    identity: a trust.Identity. listeners: sockets that listen. sources: config.Sources.
+    """
+    try:
+        proxy = Proxy(eventloop.Loop(), identity, sources.load('proxy'))
+    except ValueError as error:
+        _log.critical('%s', error)
+        return 1
     proxy.serve(listeners)
     _log.info('serving %s %s', identity.kind, identity.id)
-    return eventloop.run_until_terminated(loop, proxy.drain)
+    return service.run(proxy, sources, status_listener)

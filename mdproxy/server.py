@@ -21,8 +21,9 @@ with `respond`, or by relaying an answer from elsewhere with `relay` as it comes
 import logging
 import socket
 import struct
+import time
 
-from . import eventloop
+from . import eventloop, limits
 from .http1 import (
     BODY,
     CONTINUE,
@@ -41,6 +42,9 @@ _OVERFLOW = 128         # connections above the limit that are told so, not just
 _RESET = struct.pack('ii', 1, 0)
 _ALLOW = ((b'Allow', b'GET, HEAD, POST, PUT'),)
 RETRY_AFTER = ((b'Retry-After', b'2'),)
+_SOON = ((b'Retry-After', b'1'),)
+# For durations: the loop's clock has whole ticks on 2.7. There somebody may set this one meanwhile.
+_clock = getattr(time, 'perf_counter', time.time)
 
 _log = logging.getLogger('mdproxy.server')
 
@@ -78,13 +82,16 @@ class Exchange(object):
     request: http1.Request. peer: the guest's address, native str, '' on a unix socket.
     context: the handler's own. source: who is relayed, told to pause, resume and cancel.
     gone: nobody waits for the answer any more. started: the guest has seen the beginning of it.
+    status: of the answer, 0 before it begins. began: when the request was complete, by _clock.
     """
 
-    __slots__ = ('request', 'peer', 'context', 'source', '_connection', '_writer')
+    __slots__ = ('request', 'peer', 'context', 'source', 'status', 'began', '_connection',
+                 '_writer')
 
     def __init__(self, connection, request):
         self.request, self.peer = request, connection.peer
         self.context = self.source = None
+        self.status, self.began = 0, _clock()
         self._connection, self._writer = connection, None
 
     @property
@@ -102,6 +109,7 @@ class Exchange(object):
         """
         connection = self._connection
         if connection is not None:
+            self.status = status
             close = connection.last or not self.request.keep_alive
             connection.write(format_response(status, text, self.request, close, headers))
             connection.answered(close)
@@ -116,6 +124,7 @@ class Exchange(object):
             if kind is BODY:
                 pieces.append(self._writer.body(value))
             elif kind is HEAD:
+                self.status = value.status
                 self._writer = ResponseWriter(self.request, connection.last)
                 pieces.append(self._writer.head(value))
             else:
@@ -185,13 +194,18 @@ class GuestConnection(eventloop.Stream):
             return
         exchange, self._exchange = self._exchange, None
         exchange._connection = exchange.source = None
+        self._server.observe(exchange.status, _clock() - exchange.began)
         if close:
             self._finish()
         elif not self._pumping and not self.buffered:
-            self._pump()
+            if self._reader.idle and not (self.last or self._ended):    # as a rule
+                self.set_deadline(self.loop.now + self._server.options.idle_timeout)
+            else:
+                self._pump()
 
     def refuse(self, status, reason, headers=()):
         """Answer what could not be read as a request, and close."""
+        self._server.observe(status, None)
         self.write(format_response(status, reason, None, True, headers))
         if self.sock is not None:
             self._closing = True
@@ -244,6 +258,7 @@ class GuestConnection(eventloop.Stream):
     def connection_lost(self):
         exchange, self._exchange = self._exchange, None
         if exchange is not None:
+            self._server.observe(0, _clock() - exchange.began)
             exchange._abandoned()
         self._server.closed(self)
 
@@ -268,9 +283,14 @@ class GuestConnection(eventloop.Stream):
         self.deadline = eventloop.NEVER
         self._stage = 'idle'
         self._served = True
+        server = self._server
         exchange = self._exchange = Exchange(self, request)
         try:
-            self._server.handler(exchange)
+            if server.rate_limit and not server.rate_limit.allows(self.peer, self.loop.now):
+                server.refused(self.peer, 429, 'more requests than rate_limit allows')
+                exchange.respond(429, 'too many requests', _SOON)
+            else:
+                server.handler(exchange)
         except Exception:
             _log.exception('error while a request was handled')
             if exchange.started:
@@ -322,15 +342,28 @@ class Server(object):
     """Listens, and keeps what all its connections share.
 
     refused(peer, status, text) is told of what the server answered itself, to log it (status 0: it
-    could not answer).
+    could not answer). observe(status, seconds) is told of every answer: status 0 when it was not
+    complete, seconds None when what was refused was not a request. limited: those who ask are guests,
+    and what options say of one address holds for each.
     """
 
-    def __init__(self, loop, listeners, handler, refused, options):
-        self.loop, self.handler, self.refused, self.options = loop, handler, refused, options
+    def __init__(self, loop, listeners, handler, refused, options, observe=None, limited=False):
+        self.loop, self.handler, self.refused = loop, handler, refused
+        self.observe = observe or _unobserved
+        self._limited = limited
         self.connections = set()
         self.draining = False
         self._drained = None
+        self._of_peer = {}          # connections of each address
+        self.configure(options)
         self._listeners = [eventloop.Listener(loop, sock, self._accepted) for sock in listeners]
+
+    def configure(self, options):
+        """Use other options, from the next wait, connection or request on."""
+        self.options = options
+        self.rate_limit = None
+        if self._limited and options.rate_limit:
+            self.rate_limit = limits.RateLimit(options.rate_limit, options.rate_burst)
 
     def drain(self, drained):
         """Accept no more, answer what is under way, close the rest; then call drained().
@@ -352,18 +385,30 @@ class Server(object):
     def closed(self, connection):
         """A connection is closed."""
         self.connections.discard(connection)
+        left = self._of_peer.pop(connection.peer, 1) - 1
+        if left:
+            self._of_peer[connection.peer] = left
         self._check_drained()
 
     def _accepted(self, sock, address):
-        connections, limit = self.connections, self.options.max_connections
-        if len(connections) >= limit + _OVERFLOW:
+        peer = _host(address)
+        of_peer = self._of_peer.get(peer, 0)
+        limit = self.options.max_connections
+        peer_limit = self._limited and self.options.max_connections_per_guest or limit
+        if len(self.connections) >= limit + _OVERFLOW or of_peer >= peer_limit + _OVERFLOW:
             sock.close()
             return
-        connection = GuestConnection(self, sock, _host(address))
-        connections.add(connection)
-        if len(connections) > limit:
-            self.refused(connection.peer, 503, 'there are %d connections already' % limit)
-            connection.refuse(503, 'too many connections', RETRY_AFTER)
+        connection = GuestConnection(self, sock, peer)
+        self.connections.add(connection)
+        self._of_peer[peer] = of_peer + 1
+        if len(self.connections) > limit:
+            reason = 'there are %d connections already' % limit
+        elif of_peer >= peer_limit:
+            reason = 'it has %d connections already' % peer_limit
+        else:
+            return
+        self.refused(connection.peer, 503, reason)
+        connection.refuse(503, 'too many connections', RETRY_AFTER)
 
     def _check_drained(self):
         if self.draining and not self.connections and self._drained is not None:
@@ -373,6 +418,10 @@ class Server(object):
     def _cut_off(self):
         for connection in list(self.connections):
             connection.reset()
+
+
+def _unobserved(_status, _seconds):
+    """Nobody counts."""
 
 
 def _host(address):

@@ -1,12 +1,15 @@
-"""The side that is asked for us: kept-alive connections to one endpoint (agent or nova), on the
-loop.
+"""The side that is asked for us: kept-alive connections to one or several endpoints (agents, or
+nova's), on the loop.
 
 Rules kept:
 
-- A request is sent once. Only a GET or HEAD without body, on a pooled connection that ended before
-  a single byte of its answer came, is sent once more, on a new connection: then the other side had
-  closed an idle connection while our request was on its way (RFC 9112 9.3.1). What is not repeated
-  is never sent on a pooled connection, so that it need not be.
+- A request is sent once. Only a GET or HEAD without body may be sent again, and only when not a byte
+  of its answer came: once more to the same endpoint when it was on a pooled connection, which the
+  other side may have closed while the request was on its way (RFC 9112 9.3.1), and once to every
+  other endpoint. What is not repeated is never sent on a pooled connection, so that it need not be.
+- Endpoints that are well take turns. One that gave no connection, broke one off or kept silent is
+  asked again by a single request after a pause, longer each time, or when all are ill. A request that
+  got no connection goes to the next; one that got no answer in time does not, it is late already.
 - Every wait is limited: connecting by connect_timeout, and each silence of the other side by
   answer_timeout. While the guest does not read, the other side is not read either, and no clock
   runs.
@@ -33,6 +36,7 @@ _PENDING = frozenset((errno.EINPROGRESS, errno.EALREADY, errno.EINTR, errno.EAGA
 _REPEATABLE = frozenset((b'GET', b'HEAD'))
 _TAILS = 4096           # heads remembered
 _AGAIN_AFTER = 0.01     # seconds until a unix socket whose backlog was full is tried again
+_PAUSES = (1.0, 16.0)   # seconds an endpoint that failed is left alone: first, longest
 
 _log = logging.getLogger('mdproxy.upstream')
 
@@ -52,11 +56,11 @@ class HeadCache(object):
         self._headers = headers
         self._tails = {}        # who -> what follows the target of a GET or HEAD
 
-    def format(self, who, request):
-        """The bytes to send for a request; who is a hashable."""
-        if request.body or request.method not in _REPEATABLE:
-            return format_request(request.method, request.target, self._headers(who, request),
-                                  request.body)
+    def format(self, who, request, more=()):
+        """The bytes to send for a request; who is a hashable. more: fields for this one alone."""
+        if more or request.body or request.method not in _REPEATABLE:
+            return format_request(request.method, request.target,
+                                  self._headers(who, request) + list(more), request.body)
         tail = self._tails.get(who)
         if tail is None:
             if len(self._tails) >= _TAILS:
@@ -66,34 +70,100 @@ class HeadCache(object):
         return b'%s %s%s' % (request.method, request.target, tail)
 
 
-class Pool(object):
-    """Connections to one endpoint: a unix socket's path, or (host, port).
+class Upstream(object):
+    """Endpoints that can stand in for each other: each a unix socket's path, or (host, port).
 
     idle_timeout: seconds a connection is kept without a request; best less than the other side's.
-    Raises ValueError when the host name cannot be resolved.
+    Raises ValueError when a host name cannot be resolved.
     """
 
-    def __init__(self, loop, endpoint, connect_timeout, answer_timeout, idle_timeout=30.0):
+    def __init__(self, loop, endpoints, connect_timeout, answer_timeout, idle_timeout=30.0):
+        self.pools = [Pool(loop, endpoint, connect_timeout, answer_timeout, idle_timeout)
+                      for endpoint in endpoints]
+        self._loop = loop
+
+    def forward(self, exchange, payload, failed, refused=None):
+        """Send a request's bytes and relay the answer to the exchange.
+
+        failed(exchange, Failure) is called when that cannot be done; if the guest has seen a part
+        of the answer, the exchange was aborted before. refused(exchange, ResponseHead) is called
+        with a head whose status is 400 or more.
+        """
+        pools = self.pools
+        if len(pools) > 1:
+            pools.append(pools.pop(0))
+            pools = self._by_health()
+        call = exchange.source = Call(exchange, payload, pools, failed, refused)
+        pools[0].carry(call)
+
+    def health(self):
+        """[{name, up, failures, last_error, down_for}] of every endpoint; down_for: seconds."""
+        now = self._loop.now
+        return [{'name': pool.name, 'up': not pool.down_since, 'failures': pool.failures,
+                 'last_error': pool.last_error,
+                 'down_for': round(now - pool.down_since, 1) if pool.down_since else 0.0}
+                for pool in sorted(self.pools, key=lambda pool: pool.name)]
+
+    def close(self):
+        """Close idle connections, now and whenever one becomes idle."""
+        for pool in self.pools:
+            pool.close()
+
+    def _by_health(self):
+        """All pools: first those that are well in turn, last who failed most recently."""
+        now = self._loop.now
+        order = sorted(self.pools, key=lambda pool: pool.asked_again_at if pool.down_since
+                       and pool.asked_again_at > now else 0)
+        order[0].is_asked(now)
+        return order
+
+
+class Pool(object):
+    """Connections to one endpoint, and how it has been.
+
+    failures: how often it failed. last_error: text. down_since: by the loop's clock, 0 when it is
+    well. asked_again_at: not before this, unless all are down.
+    """
+
+    def __init__(self, loop, endpoint, connect_timeout, answer_timeout, idle_timeout):
         self.loop = loop
         self.name = endpoint if not isinstance(endpoint, tuple) else '%s port %d' % endpoint
         self.connect_timeout, self.answer_timeout = connect_timeout, answer_timeout
         self.idle_timeout = idle_timeout
         self.addresses = _resolve(endpoint)     # those that answered last come first
+        self.failures, self.last_error = 0, ''
+        self.down_since = self.asked_again_at = self._pause = 0
         self._idle = []
         self._closed = False
 
-    def forward(self, exchange, payload, failed, answered=None):
-        """Send a request's bytes and relay the answer to the exchange.
-
-        failed(exchange, Failure) is called when that cannot be done; if the guest has seen a part
-        of the answer, the exchange was aborted before. answered(exchange, ResponseHead) is called
-        with the head.
-        """
-        call = exchange.source = Call(exchange, payload, failed, answered)
+    def carry(self, call):
+        """Send a call's payload on a pooled connection, or a new one."""
         if call.repeatable and self._idle:
             self._idle.pop().send(call)
         else:
             Connecting(self, call)
+
+    def is_asked(self, now):
+        """A request is on its way; while we are down, no other soon."""
+        if self.down_since:
+            self._pause = min(self._pause * 2, _PAUSES[1])
+            self.asked_again_at = now + self._pause
+
+    def failed(self, detail):
+        """Note that it gave no answer."""
+        now = self.loop.now
+        self.failures += 1
+        self.last_error = detail
+        if not self.down_since:
+            self.down_since = now
+            self._pause = _PAUSES[0]
+            _log.warning('%s is down: %s', self.name, detail)
+        self.asked_again_at = now + self._pause
+
+    def answers(self):
+        """Note that it is well again."""
+        _log.warning('%s answers again after %.0f s', self.name, self.loop.now - self.down_since)
+        self.down_since = self.asked_again_at = 0
 
     def keep(self, connection):
         """Take a connection back; False when it is not wanted."""
@@ -117,14 +187,16 @@ class Pool(object):
 class Call(object):
     """One request under way. The exchange's source: pause(), resume(), cancel()."""
 
-    __slots__ = ('exchange', 'payload', 'repeatable', 'carrier', '_failed', '_answered')
+    __slots__ = ('exchange', 'payload', 'repeatable', 'carrier', '_pools', '_turn', '_failed',
+                 '_refused')
 
-    def __init__(self, exchange, payload, failed, answered):
+    def __init__(self, exchange, payload, pools, failed, refused):
         request = exchange.request
         self.exchange, self.payload = exchange, payload
         self.repeatable = not request.body and request.method in _REPEATABLE
         self.carrier = None         # what works for us now: Connecting, or a Connection
-        self._failed, self._answered = failed, answered
+        self._pools, self._turn = pools, 0
+        self._failed, self._refused = failed, refused
 
     def pause(self):
         self.carrier.pause()
@@ -142,8 +214,9 @@ class Call(object):
     def events(self, events):
         """What has come of the answer."""
         try:
-            if self._answered is not None and events[0][0] is HEAD:
-                self._answered(self.exchange, events[0][1])
+            kind, head = events[0]
+            if kind is HEAD and head.status >= 400 and self._refused is not None:
+                self._refused(self.exchange, head)
             self.exchange.relay(events)
         except Exception:
             _log.exception('error while an answer was relayed')
@@ -151,14 +224,21 @@ class Call(object):
             self.cancel()
 
     def fail(self, kind, detail):
-        """Tell the one who asked."""
+        """The present endpoint did not do it: ask the next one, or tell the one who asked."""
         exchange, started = self.exchange, self.exchange.started
         self.carrier = None
+        pool = self._pools[self._turn]
+        pool.failed(detail)
+        self._turn += 1
+        if kind is UNREACHABLE or (kind is BROKEN and self.repeatable and not started):
+            if self._turn < len(self._pools) and not exchange.gone:
+                self._pools[self._turn].carry(self)
+                return
         exchange.source = None
         if started:
             exchange.abort()
         if started or not exchange.gone:
-            self._failed(exchange, Failure(kind, detail, started))
+            self._failed(exchange, Failure(kind, '%s: %s' % (pool.name, detail), started))
 
 
 class Connecting(object):
@@ -184,7 +264,7 @@ class Connecting(object):
 
     def _try_next(self, detail):
         if not self._left:
-            self._call.fail(UNREACHABLE, '%s: %s' % (self._pool.name, detail))
+            self._call.fail(UNREACHABLE, detail)
             return
         self._address = self._left.pop(0)
         try:
@@ -335,6 +415,8 @@ class Connection(eventloop.Stream):
 
     def _deliver(self, call, events):
         """Pass on what came. At its end the connection is free first: the next may need it."""
+        if self._pool.down_since:
+            self._pool.answers()
         if events[-1][0] is END:
             self._call = call.carrier = None
             if not (self._reader.keep_alive and not self.buffered and self._keep()):
@@ -360,7 +442,7 @@ class Connection(eventloop.Stream):
     def _fail(self, kind, detail):
         call, self._call = self._call, None
         self.close()
-        call.fail(kind, '%s: %s' % (self._pool.name, detail))
+        call.fail(kind, detail)
 
 
 def _resolve(endpoint):

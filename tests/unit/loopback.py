@@ -11,7 +11,7 @@ ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)
 if ROOT not in sys.path:
     sys.path.insert(0, ROOT)
 
-from mdproxy import eventloop  # noqa: E402
+from mdproxy import config, eventloop  # noqa: E402
 
 DEADLINE = 10.0     # seconds after which a test that waits has failed
 
@@ -23,7 +23,10 @@ OPTIONS = dict(
     endpoint_type='publicURL', port_api_url='', auth_ca_cert='', api_timeout=5.0, api_threads=4,
     cache_ttl=10.0, negative_cache_ttl=2.0, connect_timeout=2.0, agent_timeout=5.0,
     nova_timeout=5.0, idle_timeout=5.0, head_timeout=5.0, body_timeout=5.0, write_timeout=5.0,
-    max_connections=1000, max_body=65536, drain_timeout=5.0)
+    max_connections=1000, max_connections_per_guest=0, max_body=65536, drain_timeout=5.0,
+    rate_limit=0, rate_burst=50, stale_ttl=300.0, agents=(), nova_endpoints=(), agent_listen='',
+    link_secret='', link_window=60.0, builtin_agent=False, status_folder='', status_listen='',
+    log_level='info', user='nobody')
 
 
 class Options(object):
@@ -32,6 +35,24 @@ class Options(object):
     def __init__(self, **values):
         self.__dict__.update(OPTIONS)
         self.__dict__.update(values)
+
+
+def ini(values):
+    """A configuration file's text with these values of options."""
+    lines = []
+    for option in config.OPTIONS:
+        if option.name in values:
+            lines.append('[%s]\n%s = %s' % (option.section, option.name,
+                                            _written(option.kind, values[option.name])))
+    return '\n'.join(lines) + '\n'
+
+
+def _written(kind, value):
+    if kind == 'mode':
+        return '%04o' % value
+    if kind == 'endpoints':
+        return ', '.join(_written('address', one) for one in value)
+    return '%s:%d' % value if isinstance(value, tuple) else value
 
 
 def wait_until(condition, seconds=DEADLINE):

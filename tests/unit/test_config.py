@@ -45,7 +45,7 @@ def load(tmpdir):
             path = tmpdir.join('%d.ini' % number)
             path.write_binary(content)
             paths.append(str(path))
-        return config.load(paths)
+        return config.Sources((), tuple(paths), ()).load()
     return loaded
 
 
@@ -60,7 +60,7 @@ def error(load):
 
 
 def test_without_a_file_everything_has_its_default():
-    options = config.load([])
+    options = config.Sources((), (), ()).load()
     for option in config.OPTIONS:
         if option.kind != 'path':
             assert getattr(options, option.name) == option.default
@@ -212,16 +212,50 @@ def test_a_setting_that_cannot_be_used_is_refused(setting, expected):
 
 def test_a_file_that_is_not_there_is_named(tmpdir):
     with pytest.raises(config.ConfigError) as caught:
-        config.load([str(tmpdir.join('missing.ini'))])
+        config.Sources((), (str(tmpdir.join('missing.ini')),), ()).load()
     assert str(caught.value) == '%s: cannot be read: No such file or directory' % tmpdir.join('missing.ini')
 
 
-def test_a_required_option_that_is_empty_is_named_with_the_files(load, tmpdir):
-    options = load(b'admin_user = q\n')
-    config.require(options, ['admin_user'], ['agent.ini'])
+COMPLETE = ('[DEFAULT]\nauth_url = http://k/v3\nadmin_tenant_name = t\nadmin_user = u\n'
+            'admin_password = p\nmetadata_proxy_shared_secret = s\n[mdproxy]\nlink_secret = l\n')
+
+
+@pytest.mark.parametrize('command, more, needed', [
+    ('agent', '', ['auth_url', 'admin_password', 'metadata_proxy_shared_secret']),
+    ('agent', 'agent_listen = 10.0.0.1:80\n', ['link_secret']),
+    ('proxy', 'builtin_agent = true\n', ['admin_user', 'metadata_proxy_shared_secret']),
+    ('proxy', 'agents = agent1:80\n', ['link_secret']),
+    ('resolve', '', ['admin_tenant_name', 'auth_url']),
+])
+def test_what_a_command_needs_is_asked_for_by_name(tmpdir, command, more, needed):
+    path = tmpdir.join('a.ini')
+    sources = config.Sources((), (str(path),), ())
+    path.write(COMPLETE + more)
+    sources.load(command)
+    for name in needed:
+        path.write((COMPLETE + more).replace('\n%s = ' % name, '\n%s =\n# ' % name))
+        with pytest.raises(config.ConfigError) as caught:
+            sources.load(command)
+        section = '[mdproxy]' if name == 'link_secret' else '[DEFAULT]'
+        assert str(caught.value).startswith('%s: %s %s: expected a value' % (path, section, name))
+        sources.load()
+
+
+@pytest.mark.parametrize('command, content', [
+    ('proxy', ''), ('proxy', '[mdproxy]\nagents = /run/a, /run/b\n'),
+    ('resolve', 'auth_strategy = noauth\n[mdproxy]\nport_api_url = http://a\n')])
+def test_nothing_is_asked_for_without_need(tmpdir, command, content):
+    path = tmpdir.join('a.ini')
+    path.write(content)
+    config.Sources((), (str(path),), ()).load(command)
+
+
+def test_without_a_url_or_a_keystone_ports_cannot_be_asked(tmpdir):
+    path = tmpdir.join('a.ini')
+    path.write('auth_strategy = noauth\n')
     with pytest.raises(config.ConfigError) as caught:
-        config.require(options, ['admin_user', 'metadata_proxy_shared_secret'], ['a.ini', 'b.ini'])
-    assert str(caught.value).startswith('a.ini, b.ini: [DEFAULT] metadata_proxy_shared_secret: expected')
+        config.Sources((), (str(path),), ()).load('resolve')
+    assert '[mdproxy] port_api_url: expected a value' in str(caught.value)
 
 
 def test_secrets_are_not_in_the_text_of_options(load):

@@ -2,6 +2,7 @@
 import contextlib
 import errno
 import socket
+import struct
 import time
 
 import pytest
@@ -50,9 +51,11 @@ class Site(object):
         self.running, self.exchanges, self.refusals = running, [], []
         sock = listening()
         self.port = sock.getsockname()[1]
+        self.observed = []
         self.server = running.call(server.Server, running.loop, [sock], self.handle,
                                    lambda *refusal: self.refusals.append(refusal),
-                                   Options(**options))
+                                   Options(**options),
+                                   lambda *answer: self.observed.append(answer), True)
 
     def handle(self, exchange):
         request = exchange.request
@@ -297,6 +300,68 @@ def test_above_the_limit_of_connections_guests_are_told_when_to_come_again(runni
     wait_until(lambda: len(site.server.connections) < 2)
     assert get(site.port)[0] == 200
     second.close()
+
+
+def test_one_guest_cannot_have_all_connections(running):
+    site = Site(running, max_connections_per_guest=2)
+    held = [connected(site.port) for _ in range(2)]
+    wait_until(lambda: len(site.server.connections) == 2)
+    status, head, _ = get(site.port)
+    assert status == 503 and b'Retry-After: ' in head
+    other = socket.create_connection(('127.0.0.1', site.port), 5, ('127.0.0.2', 0))
+    with contextlib.closing(other):
+        other.sendall(GET % b'')
+        assert receive(other, b'\r\n\r\n').startswith(b'HTTP/1.1 200')
+    held.pop().close()
+    wait_until(lambda: get(site.port)[0] == 200)
+    held.pop().close()
+    wait_until(lambda: not site.server.connections)
+    assert site.server._of_peer == {}
+
+
+def test_one_guest_that_asks_too_often_is_told_so(running):
+    site = Site(running, rate_limit=1, rate_burst=3)
+    with contextlib.closing(connected(site.port)) as sock:
+        statuses = []
+        for _ in range(5):
+            sock.sendall(GET % b'')
+            statuses.append(receive(sock, b'\r\n\r\n').split(b' ')[1])
+    assert statuses == [b'200'] * 3 + [b'429'] * 2      # on a connection that stays
+    status, head, _ = get(site.port)
+    assert status == 429 and b'Retry-After: 1' in head
+    other = socket.create_connection(('127.0.0.1', site.port), 5, ('127.0.0.2', 0))
+    with contextlib.closing(other):
+        other.sendall(GET % b'')
+        assert receive(other, b'\r\n\r\n').startswith(b'HTTP/1.1 200')
+
+
+def test_other_options_hold_from_the_next_request_on(running):
+    site = Site(running)
+    with contextlib.closing(connected(site.port)) as sock:
+        sock.sendall(GET % b'')
+        receive(sock, b'\r\n\r\n')
+        running.call(site.server.configure, Options(rate_limit=1, rate_burst=1))
+        sock.sendall(GET % b'')
+        assert b' 200 ' in receive(sock, b'\r\n\r\n')
+        sock.sendall(GET % b'')
+        assert b' 429 ' in receive(sock, b'\r\n\r\n')
+
+
+def test_every_answer_is_observed_once_with_its_status(running):
+    site = Site(running, rate_limit=1, rate_burst=3)
+    get(site.port)
+    get(site.port, b'/slow')
+    ask(site.port, b'GET / HTTP/1.1\r\nHost: x\r\nA_B: c\r\n\r\n')
+    with contextlib.closing(connected(site.port)) as sock:
+        sock.sendall(GET % b'never')
+        wait_until(lambda: len(site.exchanges) == 3)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack('ii', 1, 0))   # a reset
+    wait_until(lambda: len(site.observed) == 4)
+    get(site.port)
+    wait_until(lambda: len(site.observed) == 5)
+    assert [status for status, _ in site.observed] == [200, 200, 400, 0, 429]
+    assert site.observed[2][1] is None
+    assert 0.09 < site.observed[1][1] < 5 and site.observed[0][1] < site.observed[1][1]
 
 
 def test_draining_answers_what_is_under_way_and_closes_the_rest(running, site):

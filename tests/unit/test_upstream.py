@@ -36,17 +36,19 @@ class Exchange(object):
 
 
 class Asking(object):
-    """A pool on a running loop."""
+    """One or several endpoints on a running loop."""
 
-    def __init__(self, running, endpoint, connect_timeout=2.0, answer_timeout=5.0, **options):
+    def __init__(self, running, endpoints, connect_timeout=2.0, answer_timeout=5.0, **options):
         self.running = running
-        self.pool = upstream.Pool(running.loop, endpoint, connect_timeout, answer_timeout,
-                                  **options)
+        endpoints = endpoints if isinstance(endpoints, list) else [endpoints]
+        self.upstream = upstream.Upstream(running.loop, endpoints, connect_timeout, answer_timeout,
+                                          **options)
+        self.pool = self.upstream.pools[0]
 
     def begin(self, method=b'GET', body=b''):
         exchange = Exchange(method, body)
         payload = format_request(method, b'/x', [(b'Host', b'h')], body)
-        self.running.call(self.pool.forward, exchange, payload, exchange.failed)
+        self.running.call(self.upstream.forward, exchange, payload, exchange.failed)
         return exchange
 
     def ask(self, method=b'GET', body=b''):
@@ -258,7 +260,7 @@ def test_the_next_address_of_a_name_is_tried(running):
 
 def test_an_unknown_host_is_an_error_at_once(running):
     with pytest.raises(ValueError):
-        upstream.Pool(running.loop, ('no host has spaces', 80), 1, 1)
+        upstream.Upstream(running.loop, [('no host has spaces', 80)], 1, 1)
 
 
 def test_an_answer_before_the_request_is_all_sent_counts(running):
@@ -286,7 +288,7 @@ def test_a_paused_answer_is_not_read_and_has_no_clock(running):
 
         def begin():
             exchange = Exchange(b'GET', b'')
-            asking.pool.forward(exchange, b'GET /x HTTP/1.1\r\nHost: x\r\n\r\n', exchange.failed)
+            asking.upstream.forward(exchange, b'GET /x HTTP/1.1\r\nHost: x\r\n\r\n', exchange.failed)
             return exchange
         exchange = running.call(begin)
         wait_until(lambda: exchange.started)
@@ -318,7 +320,7 @@ def test_an_error_while_relaying_ends_the_exchange(running):
         asking = Asking(running, tcp(server))
         exchange = Exchange(b'GET', b'')
         exchange.relay = None
-        running.call(asking.pool.forward, exchange, b'GET /x HTTP/1.1\r\nHost: x\r\n\r\n',
+        running.call(asking.upstream.forward, exchange, b'GET /x HTTP/1.1\r\nHost: x\r\n\r\n',
                      exchange.failed)
         wait_until(lambda: exchange.aborted)
         assert asking.ask().body == b'ok'
@@ -344,3 +346,107 @@ def test_a_reset_while_idle_is_no_matter(running):
         for _ in range(3):
             assert asking.ask().body == b'ok'
             wait_until(lambda: not asking.pool._idle)
+
+
+# Several endpoints
+
+def nobody_there():
+    """An endpoint that refuses connections."""
+    sock = listening()
+    port = sock.getsockname()[1]
+    sock.close()
+    return ('127.0.0.1', port)
+
+
+def named(name):
+    return keep_answering(b'HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\n' + name)
+
+
+def test_endpoints_that_are_well_take_turns(running):
+    with Answering(named(b'a')) as one, Answering(named(b'b')) as other:
+        asking = Asking(running, [tcp(one), tcp(other)])
+        bodies = [asking.ask().body for _ in range(6)]
+        assert sorted(bodies[:2]) == [b'a', b'b'] and bodies == bodies[:2] * 3
+        assert [one.connections, other.connections] == [1, 1]
+
+
+@pytest.mark.parametrize('method, body', [(b'GET', b''), (b'POST', b'password')])
+def test_without_a_connection_the_next_is_asked(running, method, body):
+    with Answering(named(b'a')) as server:
+        asking = Asking(running, [nobody_there(), tcp(server), nobody_there()])
+        assert [asking.ask(method, body).body for _ in range(9)] == [b'a'] * 9
+        assert len(server.requests) == 9
+        assert sorted(one['up'] for one in asking.upstream.health()) == [False, False, True]
+
+
+def break_off(server, sock, _number):
+    server.read(sock)
+
+
+def test_a_get_that_was_broken_off_is_asked_of_the_next(running):
+    with Answering(break_off) as ill, Answering(named(b'a')) as well:
+        asking = Asking(running, [tcp(ill), tcp(well)])
+        assert [asking.ask().body for _ in range(4)] == [b'a'] * 4
+        assert len(ill.requests) == 1       # and then it was left alone
+
+
+@pytest.mark.parametrize('method', [b'POST', b'PUT'])
+def test_a_post_that_was_broken_off_is_never_sent_again(running, method):
+    with Answering(break_off) as one, Answering(break_off) as other:
+        asking = Asking(running, [tcp(one), tcp(other)])
+        assert asking.ask(method, b'password').failure.kind == upstream.BROKEN
+        assert len(one.requests) + len(other.requests) == 1
+
+
+def test_a_begun_answer_is_not_begun_again_elsewhere(running):
+    def begin(server, sock, _number):
+        server.read(sock)
+        sock.sendall(b'HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nhalf')
+    with Answering(begin) as one, Answering(begin) as other:
+        asking = Asking(running, [tcp(one), tcp(other)])
+        exchange = asking.ask()
+        assert exchange.failure.started and exchange.aborted
+        assert len(one.requests) + len(other.requests) == 1
+
+
+def test_a_silent_endpoint_costs_one_guest_its_time_and_is_then_left_alone(running):
+    with Answering(lambda server, sock, number: (server.read(sock), server.read(sock))) as silent, \
+            Answering(named(b'a')) as well:
+        asking = Asking(running, [tcp(silent), tcp(well)], answer_timeout=0.2)
+        exchanges = [asking.ask() for _ in range(6)]
+        assert [exchange.failure.kind for exchange in exchanges if exchange.failure] == [upstream.TIMEOUT]
+
+
+def test_an_endpoint_that_is_well_again_is_used_again(running, monkeypatch):
+    monkeypatch.setattr(upstream, '_PAUSES', (0.05, 0.1))
+    port = nobody_there()
+    with Answering(named(b'a')) as server:
+        asking = Asking(running, [port, tcp(server)])
+        assert [asking.ask().body for _ in range(4)] == [b'a'] * 4
+        with Answering(named(b'b'), port=port[1]):
+            wait_until(lambda: asking.ask().body == b'b')
+            assert all(one['up'] for one in asking.upstream.health())
+            assert [one['failures'] > 0 for one in asking.upstream.health()].count(True) == 1
+
+
+def test_when_all_are_down_all_are_asked_and_the_last_reason_is_told(running):
+    asking = Asking(running, [nobody_there(), nobody_there()])
+    for _ in range(3):
+        failure = asking.ask().failure
+        assert failure.kind == upstream.UNREACHABLE and 'refused' in failure.detail
+    assert [one['failures'] for one in asking.upstream.health()] == [3, 3]
+
+
+def test_an_ill_endpoint_is_asked_by_one_request_at_a_time(running, monkeypatch):
+    """A host that is gone keeps whoever asks it waiting: that must not be everybody."""
+    monkeypatch.setattr(upstream, '_PAUSES', (0.3, 5.0))
+    with Answering(lambda server, sock, number: server.read(sock) and time.sleep(1)) as silent, \
+            Answering(named(b'a')) as well:
+        asking = Asking(running, [tcp(silent), tcp(well)], answer_timeout=0.3)
+        wait_until(lambda: asking.ask().failure)
+        time.sleep(0.35)                    # until it may be asked again
+        asked = len(silent.requests)
+        exchanges = [asking.begin() for _ in range(10)]
+        wait_until(lambda: all(exchange.ended or exchange.failure for exchange in exchanges))
+        assert len(silent.requests) == asked + 1
+        assert sum(exchange.ended for exchange in exchanges) == 9

@@ -1,0 +1,120 @@
+"""What proxy and agent have in common: servers, counters, log lines, status, SIGHUP and SIGTERM."""
+import logging
+import signal
+
+from . import config, eventloop, metrics, namespaces, server, status
+
+# Seconds; a guest's own patience ends at 5 s (cloud-init's reader for OpenStack) or 50 s (EC2).
+_BOUNDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
+
+_log = logging.getLogger('mdproxy.service')
+
+
+class Service(object):
+    """A process that serves. role: 'proxy' or 'agent'. labels: of its metrics, besides the role.
+
+    Subclasses say in `fixed` which options only a restart changes, and extend `configure`, `describe`
+    and `close`.
+    """
+
+    fixed = ('user', 'status_folder', 'status_listen')
+
+    def __init__(self, loop, role, labels, options):
+        self.loop, self.options, self.role = loop, options, role
+        self.requests = server.RequestLog(loop, logging.getLogger('mdproxy.' + role))
+        self.registry = metrics.Registry(dict(labels, role=role))
+        self._servers = []
+        self._status = None
+        self._answers = self.registry.counter(
+            'mdproxy_requests_total', 'Requests by the status of the answer; 0 without one.',
+            'status')
+        self._seconds = self.registry.histogram(
+            'mdproxy_request_seconds', 'From a complete request to its complete answer.',
+            _BOUNDS)
+        self.registry.read('gauge', 'mdproxy_connections', 'Open connections of those who ask.',
+                           lambda: sum(len(one.connections) for one in self._servers))
+
+    def listen(self, listeners, handler, refused, limited=False):
+        """Have handler(exchange) called for requests that come to listening sockets.
+
+        refused: as of server.Server. limited: those who ask are guests, and have limits each.
+        """
+        self._servers.append(server.Server(self.loop, listeners, handler, refused, self.options,
+                                           self._observe, limited))
+
+    def tell(self, listeners):
+        """Answer for metrics and status on listening sockets, and on status_listen."""
+        if self.options.status_listen:
+            try:
+                listeners = listeners + [namespaces.open_listener(*self.options.status_listen)]
+            except namespaces.NamespaceError as error:
+                _log.error('status_listen: nothing is told there: %s', error)
+        if listeners:
+            self._status = status.Status(self.loop, self.registry, self.describe, self.options)
+            self._status.serve(listeners)
+
+    def describe(self):
+        """What the status tells, besides what the metrics do, a dict."""
+        return {}
+
+    def configure(self, options):
+        """Use other options. Raises ValueError and changes nothing when they cannot work."""
+        for name in self.fixed:
+            if getattr(options, name) != getattr(self.options, name):
+                _log.warning('%s has changed; that takes a restart', name)
+        self.options = options
+        logging.getLogger().setLevel(options.log_level.upper())
+        for one in self._servers:
+            one.configure(options)
+
+    def drain(self, drained):
+        """Stop accepting, answer what is under way, then call drained()."""
+        drains = self._servers + ([self._status] if self._status else [])
+        left = list(drains)
+
+        def one_drained():
+            left.pop()
+            if not left:
+                drained()
+        for one in drains:
+            one.drain(one_drained)
+
+    def close(self):
+        """Let go of what is neither a socket nor of the loop."""
+
+    def watch(self, upstream):
+        """Tell in the metrics how the endpoints are. upstream(): the present upstream.Upstream."""
+        def of_each(value):
+            return lambda: dict((one['name'], value(one)) for one in upstream().health())
+        self.registry.read('gauge', 'mdproxy_endpoint_up', 'Whether its last request was answered.',
+                           of_each(lambda one: int(one['up'])), 'endpoint')
+        self.registry.read('counter', 'mdproxy_endpoint_failures_total',
+                           'Requests to an endpoint that it did not answer.',
+                           of_each(lambda one: one['failures']), 'endpoint')
+
+    def _observe(self, status, seconds):
+        self._answers.add(status)
+        if seconds is not None:
+            self._seconds.observe(max(seconds, 0.0))    # 2.7's clock can be set back
+
+
+def run(service, sources, status_listener=None):
+    """Serve until SIGTERM or SIGINT; at SIGHUP read the options again. Returns the exit status.
+
+    sources: config.Sources of the service's options. status_listener: a listening unix socket.
+    """
+    def read_again():
+        try:
+            service.configure(sources.load(service.role))
+        except (config.ConfigError, ValueError) as error:
+            _log.error('the configuration stays as it was: %s', error)
+        else:
+            _log.info('the configuration was read again')
+
+    eventloop.raise_file_limit(2 * service.options.max_connections + 64)
+    service.tell([status_listener] if status_listener else [])
+    service.loop.on_signal(signal.SIGHUP, read_again)
+    try:
+        return eventloop.run_until_terminated(service.loop, service.drain)
+    finally:
+        service.close()
