@@ -1,4 +1,8 @@
-"""Runs the commands from a checkout (`python -m mdproxy`) and from a release (`python .../mdproxy`)."""
+"""Runs the commands, in a checkout (`python -m mdproxy`) and in a release (`python .../mdproxy`).
+
+`serve` and `drop-in` are not for people: the first is what the opener becomes, the second is how a
+launcher with one of upstream's names says which. Neither pays for the commands' own parser.
+"""
 import os
 import sys
 
@@ -7,7 +11,18 @@ if not __package__:
     # would then be importable as top-level modules. Its parent is what belongs there.
     sys.path[0] = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
-from mdproxy.cli import main  # noqa: E402
+
+def main(words):
+    """Run what the words say; returns the exit status."""
+    if words[:1] == ['serve']:
+        from mdproxy import serve
+        return serve.main(words[1:])
+    if words[:1] == ['drop-in']:
+        from mdproxy import dropin
+        return dropin.main(words[1:])
+    from mdproxy import cli
+    return cli.main(words)
+
 
 if __name__ == '__main__':
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))

@@ -1,18 +1,16 @@
-"""The commands: proxy, agent, resolve, rules.
+"""The commands: proxy, agent, status, resolve, rules.
 
 Exit status: 0 after a clean end, 1 when what was asked for could not be had, 2 for bad usage or
-configuration with one line on standard error that names what is wrong.
+configuration with one line on standard error that names what is wrong. `status` has its own.
 """
-from __future__ import print_function, unicode_literals
+from __future__ import print_function
 
 import argparse
-import json
 import logging
-import os
 import sys
 
 import mdproxy
-from mdproxy import config, namespaces, privileges, rules, trust
+from mdproxy import config, logs, namespaces, opener, trust
 
 DEFAULT_LISTEN = '0.0.0.0:9697'
 
@@ -23,61 +21,94 @@ def main(argv=None):
     parser = _parser()
     arguments = parser.parse_args(argv)
     if not getattr(arguments, 'run', None):
-        parser.error('a command is needed: proxy, agent, resolve or rules')
-    try:
-        options = config.load(arguments.config_file)
-        _log_to_stderr(options.log_level)
-        return arguments.run(arguments, options)
-    except config.ConfigError as error:
-        return _fail(2, error)
-    except (namespaces.NamespaceError, privileges.PrivilegeError, rules.RulesError) as error:
-        return _fail(1, error)
+        parser.error('a command is needed: proxy, agent, status, resolve or rules')
+    return opener.attempt('mdproxy', arguments.run, arguments)
 
 
 class _Parser(argparse.ArgumentParser):
     """Bad usage is one line, and exit status 2."""
 
     def error(self, message):
-        self.exit(_fail(2, '%s (%s --help tells more)' % (message, self.prog)))
+        self.exit(logs.fail(2, '%s (%s --help tells more)' % (message, self.prog)))
+
+    def format_help(self):
+        # The table of options is put together when somebody wants to read it.
+        text = argparse.ArgumentParser.format_help(self)
+        if not self.epilog:
+            return text
+        return '%s\n\n%s\n' % (text.rstrip(), config.describe())
 
 
 def _parser():
-    parser = _Parser(
-        prog='mdproxy', description='The metadata service for tenants whose addresses overlap.',
-        epilog='Options of the configuration files:\n\n' + config.describe(),
-        formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = _Parser(prog='mdproxy',
+                     description='The metadata service for tenants whose addresses overlap.',
+                     epilog='Options of configuration files, and of --set:')
     parser.add_argument('--version', action='version', version='mdproxy ' + mdproxy.__version__)
     commands = parser.add_subparsers(metavar='COMMAND', dest='command')
-    _command(commands, 'proxy', _proxy, 'serve the guests of one router or network')
-    _command(commands, 'agent', _agent, 'find the instance, sign its id, ask nova')
-    _command(commands, 'resolve', _resolve, 'tell which instance an address belongs to, or why none')
-    rules_parser = commands.add_parser('rules', help='apply or remove a router\'s iptables rules')
-    rules_parser.add_argument('action', choices=('apply', 'check', 'remove'))
-    rules_parser.add_argument('netns', metavar='NETNS')
-    rules_parser.add_argument('file', nargs='?', metavar='FILE',
-                              help='rules in iptables-restore form (apply, check)')
-    rules_parser.set_defaults(run=_rules, config_file=[])
+    _add_proxy(commands.add_parser('proxy', help='serve the guests of one router or network'))
+    _add_agent(commands.add_parser('agent', help='find the instance, sign its id, ask nova'))
+    _add_status(commands.add_parser('status', help='tell how proxies and agent of this host are'))
+    _add_resolve(commands.add_parser(
+        'resolve', help='tell which instance an address belongs to, or why none'))
+    _add_rules(commands.add_parser('rules', help='apply or remove a router\'s iptables rules'))
     return parser
 
 
-def _command(commands, name, run, help):
-    command = commands.add_parser(name, help=help)
-    command.add_argument('--config-file', action='append', default=[], metavar='FILE',
-                         help='ini file; may be given several times, later ones win')
-    command.set_defaults(run=run)
-    if name == 'agent':
-        return
-    identity = command.add_mutually_exclusive_group(required=True)
-    identity.add_argument('--router-id', type=_uuid, metavar='ID')
-    identity.add_argument('--network-id', type=_uuid, metavar='ID')
-    if name == 'resolve':
-        command.add_argument('--json', action='store_true', help='for programs')
-        command.add_argument('ip', type=_ip, metavar='IP', help='fixed IP of the guest')
-        return
+def _add_proxy(command):
+    _add_identity(command)
+    _add_sources(command)
     command.add_argument('--netns', metavar='NAME', help='namespace to listen in; needs root')
     command.add_argument('--listen', metavar='ADDR:PORT', type=_address,
                          default=_address(DEFAULT_LISTEN), help='default ' + DEFAULT_LISTEN)
-    command.add_argument('--listen-fd', type=int, help=argparse.SUPPRESS)
+    command.add_argument('--pid-file', metavar='FILE', help='gets the pid of the one that serves')
+    command.add_argument('--daemon', action='store_true', help='return when the guests are served')
+    command.add_argument('--log-file', metavar='FILE', help='instead of standard error')
+    command.set_defaults(run=_proxy)
+
+
+def _add_agent(command):
+    _add_sources(command)
+    command.add_argument('--log-file', metavar='FILE', help='instead of standard error')
+    command.set_defaults(run=_agent)
+
+
+def _add_status(command):
+    form = command.add_mutually_exclusive_group()
+    form.add_argument('--json', action='store_true', help='for programs')
+    form.add_argument('--prometheus', action='store_true', help='all metrics of this host')
+    _add_sources(command)
+    command.add_argument('--folder', metavar='DIR',
+                         help='where the status sockets are; default: the option status_folder')
+    command.set_defaults(run=_status)
+
+
+def _add_resolve(command):
+    _add_identity(command)
+    _add_sources(command)
+    command.add_argument('--json', action='store_true', help='for programs')
+    command.add_argument('ip', type=_ip, metavar='IP', help='fixed IP of the guest')
+    command.set_defaults(run=_resolve)
+
+
+def _add_rules(command):
+    command.add_argument('action', choices=('apply', 'check', 'remove'))
+    command.add_argument('netns', metavar='NETNS')
+    command.add_argument('file', nargs='?', metavar='FILE',
+                         help='rules in iptables-restore form (apply, check)')
+    command.set_defaults(run=_rules)
+
+
+def _add_identity(command):
+    identity = command.add_mutually_exclusive_group(required=True)
+    identity.add_argument('--router-id', type=_uuid, metavar='ID')
+    identity.add_argument('--network-id', type=_uuid, metavar='ID')
+
+
+def _add_sources(command):
+    command.add_argument('--config-file', action='append', default=[], metavar='FILE',
+                         help='ini file; may be given several times, later ones win')
+    command.add_argument('--set', action='append', default=[], metavar='NAME=VALUE',
+                         help='an option (mdproxy --help) over that of the files; no secrets')
 
 
 def _uuid(text):
@@ -102,83 +133,72 @@ def _ip(text):
 
 def _identity(arguments):
     kind = 'router' if arguments.router_id else 'network'
-    return trust.Identity(kind, str(arguments.router_id or arguments.network_id))
+    return trust.Identity(kind, arguments.router_id or arguments.network_id)
 
 
-def _proxy(arguments, options):
-    if arguments.listen_fd is None:
-        return _open_and_exec(arguments, options)
-    from mdproxy import proxy
-    listener = namespaces.inherited_listener(arguments.listen_fd)
-    return proxy.run(_identity(arguments), [listener], options)
+def _sources(arguments):
+    return config.Sources((), tuple(arguments.config_file), tuple(arguments.set))
 
 
-def _open_and_exec(arguments, options):
-    listener = namespaces.open_listener(*arguments.listen, netns=arguments.netns)
-    privileges.become(options.user)
-    identity = _identity(arguments)
-    # -E and -s: neither the caller's environment nor a home directory may choose what is imported.
-    argv = [sys.executable, '-Es', os.path.dirname(os.path.abspath(__file__)), 'proxy',
-            '--%s-id' % identity.kind, identity.id]
-    for path in arguments.config_file:
-        argv += ['--config-file', path]
-    namespaces.exec_server(listener, [str(word) for word in argv])
+def _proxy(arguments):
+    return opener.Proxy(_identity(arguments), arguments.listen, _sources(arguments),
+                        arguments.netns, arguments.pid_file, arguments.daemon,
+                        logs.Destination(arguments.log_file, None)).open()
 
 
-def _agent(arguments, options):
-    from mdproxy import agent
-    config.require(options, _credentials(options) + ('metadata_proxy_shared_secret',),
-                   arguments.config_file)
-    privileges.make_folder(os.path.dirname(options.metadata_proxy_socket), options.user)
-    privileges.become(options.user)
-    return agent.run(options)
+def _agent(arguments):
+    return opener.agent(_sources(arguments), logs.Destination(arguments.log_file, None))
 
 
-def _resolve(arguments, options):
-    from mdproxy import ports
-    config.require(options, _credentials(options), arguments.config_file)
-    outcome = ports.resolve(options, _identity(arguments), arguments.ip)
+def _status(arguments):
+    from mdproxy import overview
+    folder = arguments.folder or _sources(arguments).load().status_folder
+    if arguments.prometheus:
+        sys.stdout.write(overview.prometheus(folder))
+        return 0
+    entries = overview.collect(folder)
     if arguments.json:
-        print(json.dumps(outcome, sort_keys=True))
+        _print_json(entries)
+    else:
+        sys.stdout.write(overview.table(entries))
+    return overview.exit_status(entries)
+
+
+def _resolve(arguments):
+    from mdproxy import portapi
+    options = _sources(arguments).load('resolve')
+    logs.configure(options.log_level)
+    outcome = portapi.resolve(options, _identity(arguments), arguments.ip)
+    if arguments.json:
+        _print_json(outcome)
     else:
         for name in sorted(outcome):
             print('%-12s %s' % (name, outcome[name]))
     return 0 if outcome['outcome'] == 'found' else 1
 
 
-def _credentials(options):
-    if options.auth_strategy == 'noauth':
-        return ('port_api_url',)
-    return ('auth_url', 'admin_tenant_name', 'admin_user', 'admin_password')
+def _print_json(value):
+    import json
+    print(json.dumps(value, sort_keys=True))
 
 
-def _rules(arguments, options):
-    if arguments.action == 'remove':
-        done = 'removed' if rules.remove(arguments.netns) else 'were not there'
-    elif not arguments.file:
-        return _fail(2, 'rules %s: expected the FILE with the rules' % arguments.action)
-    elif arguments.action == 'apply':
-        done = 'applied' if rules.apply(arguments.netns, arguments.file) else 'were as they should be'
-    elif rules.differs(arguments.netns, arguments.file):
-        return _fail(1, 'namespace %s: rules differ from %s' % (arguments.netns, arguments.file))
-    else:
-        done = 'are as they should be'
+def _rules(arguments):
+    from mdproxy import rules
+    logs.configure('info')
+    try:
+        if arguments.action == 'remove':
+            done = 'removed' if rules.remove(arguments.netns) else 'were not there'
+        elif not arguments.file:
+            return logs.fail(2, 'rules %s: expected the FILE with the rules' % arguments.action)
+        elif arguments.action == 'apply':
+            applied = rules.apply(arguments.netns, arguments.file)
+            done = 'applied' if applied else 'were as they should be'
+        elif rules.differs(arguments.netns, arguments.file):
+            return logs.fail(1, 'namespace %s: rules differ from %s'
+                             % (arguments.netns, arguments.file))
+        else:
+            done = 'are as they should be'
+    except rules.RulesError as error:
+        return logs.fail(1, error)
     logging.getLogger('mdproxy.rules').info('namespace %s: rules %s', arguments.netns, done)
     return 0
-
-
-def _log_to_stderr(level):
-    # No time stamp: journald and syslog have their own.
-    logging.basicConfig(stream=sys.stderr, level=getattr(logging, level.upper()),
-                        format='%(levelname)s %(name)s: %(message)s')
-    for noisy in ('urllib3', 'requests'):
-        logging.getLogger(noisy).setLevel(logging.WARNING)
-    # 0.5.19 warns at every start that parts of it are missing; it sets its own level when imported.
-    logging.getLogger('pyroute2').propagate = False
-
-
-def _fail(status, reason):
-    line = 'mdproxy: %s' % reason
-    # 2.7 would fail at a value that its idea of the terminal's encoding does not hold.
-    print(line if isinstance(line, str) else line.encode('utf-8'), file=sys.stderr)
-    return status

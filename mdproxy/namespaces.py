@@ -1,18 +1,26 @@
-"""From root to a listening socket inside a router's namespace, and to a server that is nobody.
+"""From root to a listening socket inside a router's namespace, and back out of it.
 
-A process that only serves needs neither root nor pyroute2 (18-32 MB). So the opener enters the
-namespace, makes the socket, comes back, gives up root (`privileges`) and execs the server, which
-inherits the descriptor and nothing else. A namespace that does not exist is never created: pyroute2's
-`setns` would create it by default, hence `flags=0`.
+A socket belongs to the namespace that it was made in, whoever uses it later. So the opener enters
+the router's namespace, makes the socket and comes back; what the server connects to is reached
+through the host's network. A namespace that does not exist is never created, and nothing is
+resolved while inside.
+
+setns(2) is called through the C library. To import pyroute2 for it takes 83 ms on 2.7 and 150 ms on
+3.11 (27 and 49 ms without the rest of pyroute2), where opener and server together take 50 and 70 ms
+to the first answer.
 """
 from __future__ import unicode_literals
 
 import errno
-import fcntl
 import os
 import socket
 
 _BACKLOG = 65535        # the kernel cuts it to net.core.somaxconn
+_CLONE_NEWNET = 0x40000000
+# 2.7 does not know these by name; the numbers are those of <asm-generic/socket.h>.
+_SO_DOMAIN = getattr(socket, 'SO_DOMAIN', 39)
+_SO_ACCEPTCONN = getattr(socket, 'SO_ACCEPTCONN', 30)
+_OWN = '/proc/self/ns/net'
 
 
 class NamespaceError(Exception):
@@ -41,21 +49,66 @@ def open_listener(host, port, netns=None):
     """
     if netns is None:
         return _listen(host, port, 'this namespace')
-    if not os.path.exists('/var/run/netns/' + netns):
-        raise NamespaceError('namespace %s does not exist; is the router on this host?' % netns)
-    from pyroute2 import netns as pyroute2_netns
-    home = os.open('/proc/self/ns/net', os.O_RDONLY)
     try:
+        there = os.open('/var/run/netns/' + netns, os.O_RDONLY)
+    except OSError as error:
+        if error.errno == errno.ENOENT:
+            raise NamespaceError('namespace %s does not exist; is the router on this host?' % netns)
+        raise NamespaceError('namespace %s cannot be entered: %s' % (netns, _why(error)))
+    try:
+        home = os.open(_OWN, os.O_RDONLY)
         try:
-            pyroute2_netns.setns(str(netns), flags=0)
-        except (OSError, IOError) as error:
-            raise NamespaceError('namespace %s cannot be entered: %s' % (netns, _why(error)))
-        try:
-            return _listen(host, port, 'namespace ' + netns)
+            _enter(there, 'namespace ' + netns)
+            try:
+                return _listen(host, port, 'namespace ' + netns)
+            finally:
+                _enter(home, 'the namespace that it was started in')
         finally:
-            pyroute2_netns.setns(home)
+            os.close(home)
     finally:
-        os.close(home)
+        os.close(there)
+
+
+def leave_for_host():
+    """Go to the network namespace of process 1, from whichever this process was started in.
+
+    Where root has fewer rights than process 1, its namespace cannot be seen. Then that of the next
+    process counts on the way from there to this one. Raises NamespaceError when that is not
+    possible; the process is where it was then.
+    """
+    hosts, reason = None, ''
+    for pid in _ancestors():
+        try:
+            hosts = os.open('/proc/%d/ns/net' % pid, os.O_RDONLY)
+            break
+        except OSError as error:
+            reason = _why(error)
+    if hosts is None:
+        raise NamespaceError('the host\'s network namespace cannot be seen: %s' % reason)
+    try:
+        if os.fstat(hosts).st_ino != os.stat(_OWN).st_ino:
+            _enter(hosts, 'the host\'s network namespace')
+    finally:
+        os.close(hosts)
+
+
+def _ancestors():
+    """Pids from process 1 to the parent of this one."""
+    pids, pid = [], os.getppid()
+    while pid > 0:
+        pids.insert(0, pid)
+        try:
+            with open('/proc/%d/status' % pid) as status:
+                pid = next(int(line.split()[1]) for line in status if line.startswith('PPid:'))
+        except (IOError, OSError):
+            break
+    return pids
+
+
+def _enter(descriptor, what):
+    import ctypes  # here: 3 ms and memory that the server has better use for
+    if ctypes.CDLL(None, use_errno=True).setns(descriptor, _CLONE_NEWNET):
+        raise NamespaceError('%s cannot be entered: %s' % (what, os.strerror(ctypes.get_errno())))
 
 
 def _listen(host, port, where):
@@ -74,32 +127,16 @@ def _listen(host, port, where):
     return listener
 
 
-def exec_server(listener, argv):
-    """Replace this process by argv, which inherits the listener; argv gets `--listen-fd N`.
-
-    Raises NamespaceError when argv cannot be run by the user that this process is now.
-    """
-    # The listener itself and no copy: 2.7 would hand down both, and a socket listens until its last
-    # descriptor is closed.
-    descriptor = listener.fileno()
-    flags = fcntl.fcntl(descriptor, fcntl.F_GETFD)
-    fcntl.fcntl(descriptor, fcntl.F_SETFD, flags & ~fcntl.FD_CLOEXEC)
-    try:
-        os.execv(argv[0], argv + ['--listen-fd', str(descriptor)])
-    except OSError as error:
-        raise NamespaceError('%s cannot be run as user %d: %s'
-                             % (argv[0], os.geteuid(), _why(error)))
-
-
 def inherited_listener(descriptor):
     """The listening socket behind a descriptor number; raises NamespaceError when it is none."""
     try:
         probe = socket.fromfd(descriptor, socket.AF_INET, socket.SOCK_STREAM)
-        listening = probe.getsockopt(socket.SOL_SOCKET, getattr(socket, 'SO_ACCEPTCONN', 30))
-        family = socket.AF_INET6 if len(probe.getsockname()) == 4 else socket.AF_INET
+        listening = probe.getsockopt(socket.SOL_SOCKET, _SO_ACCEPTCONN)
+        family = probe.getsockopt(socket.SOL_SOCKET, _SO_DOMAIN)
         probe.close()
         if not listening:
             raise NamespaceError('descriptor %d is not a listening socket' % descriptor)
+        # Python's socket makes copies; the server has one.
         listener = socket.fromfd(descriptor, family, socket.SOCK_STREAM)
         os.close(descriptor)
         return listener
@@ -108,5 +145,4 @@ def inherited_listener(descriptor):
 
 
 def _why(error):
-    # Not strerror alone: pyroute2 puts words of its own there, which do not tell the reason.
     return os.strerror(error.errno) if error.errno else str(error)

@@ -132,7 +132,7 @@ class JsonClient(object):
             raise ApiError('%s: answered %d' % (url, response.status_code), response.status_code)
         try:
             return response.headers, json.loads(body.decode('utf-8'))
-        except ValueError:
+        except (ValueError, RuntimeError):      # the latter: nested too deeply
             raise ApiError('%s: the answer is not JSON' % url)
 
     def _session(self):

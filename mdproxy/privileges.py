@@ -1,7 +1,7 @@
 """Giving up root, for good, before the first byte of a guest is read (LP 1187107)."""
 from __future__ import unicode_literals
 
-import ctypes
+import grp
 import os
 import pwd
 
@@ -12,39 +12,64 @@ class PrivilegeError(Exception):
     """The serving user or a folder for it cannot be had; the message says which and why."""
 
 
-def become(user):
+def ids(user, group=None):
+    """(uid, gid) of a user by name or number; of its own group unless one is given the same way.
+
+    Raises PrivilegeError for an unknown user or group, and for root.
+    """
+    uid, gid = _number(user), _number(group)
+    try:
+        entry = pwd.getpwnam(str(user)) if uid is None else pwd.getpwuid(uid)
+        uid, gid = entry.pw_uid, entry.pw_gid if group is None else gid
+    except KeyError:
+        # A number without a name is somebody all the same, as long as the group is known.
+        if uid is None or group is None:
+            raise PrivilegeError('user %s does not exist; create it or set [mdproxy] user' % user)
+    try:
+        gid = grp.getgrnam(str(group)).gr_gid if gid is None else gid
+    except KeyError:
+        raise PrivilegeError('group %s does not exist' % group)
+    if uid == 0 or gid == 0:
+        raise PrivilegeError('%s is root, which must not serve; set [mdproxy] user'
+                             % ('user %s' % user if uid == 0 else 'group of %s' % user))
+    return uid, gid
+
+
+def become(user, group=None):
     """Take on the user's ids, without other groups and without new privileges through exec.
 
-    Does nothing for a process that is not root. Raises PrivilegeError for an unknown user and for root.
+    Does nothing for a process that is not root. Raises PrivilegeError as `ids`.
     """
     if os.geteuid() != 0:
         return
-    entry = _entry(user)
-    if entry.pw_uid == 0:
-        raise PrivilegeError('user %s is root, which must not serve; set [mdproxy] user' % user)
+    import ctypes  # here: servers need no more of this module than make_folder
+    uid, gid = ids(user, group)
     os.setgroups([])
-    os.setgid(entry.pw_gid)
-    os.setuid(entry.pw_uid)         # from root to another: the kernel drops every capability
+    os.setgid(gid)
+    os.setuid(uid)          # from root to another: the kernel drops every capability
     ctypes.CDLL(None).prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
 
 
-def make_folder(folder, user):
-    """Make a folder that belongs to the user and that only its group may enter, when root and needed.
+def make_folder(folder, user, group=None):
+    """Make a folder that belongs to the user and only its group may enter, when root and needed.
 
-    A service manager without runtime folders (upstart) leaves this to us. Raises PrivilegeError.
+    A service manager without runtime folders (upstart) leaves this to us, and many start at once: the
+    folder has its owner before it has its name. Raises PrivilegeError.
     """
     if os.geteuid() != 0 or os.path.isdir(folder):
         return
-    entry = _entry(user)
+    uid, gid = ids(user, group)
+    new = '%s.%d' % (folder, os.getpid())
     try:
-        os.mkdir(folder, 0o750)
-        os.chown(folder, entry.pw_uid, entry.pw_gid)
+        os.mkdir(new, 0o750)
+        os.chown(new, uid, gid)
+        os.rename(new, folder)
     except OSError as error:
-        raise PrivilegeError('folder %s cannot be made: %s' % (folder, error.strerror))
+        if os.path.isdir(new):
+            os.rmdir(new)
+        if not os.path.isdir(folder):       # nor did another make it meanwhile
+            raise PrivilegeError('folder %s cannot be made: %s' % (folder, error.strerror))
 
 
-def _entry(user):
-    try:
-        return pwd.getpwnam(str(user))
-    except KeyError:
-        raise PrivilegeError('user %s does not exist; create it or set [mdproxy] user' % user)
+def _number(name):
+    return int(name) if name is not None and str(name).isdigit() else None

@@ -113,16 +113,15 @@ class Agents(object):
             exchange.respond(status, text)
 
 
-def run(identity, listeners, sources, status_listener=None):
-    """Serve until SIGTERM or SIGINT; returns the exit status, 1 when that cannot begin.
+def run(identity, listeners, sources, status_listener=None, serving=None):
+    """Serve until SIGTERM or SIGINT; returns the exit status.
 
-    identity: a trust.Identity. listeners: sockets that listen. sources: config.Sources.
+    identity: a trust.Identity. listeners: sockets that listen. sources: config.Sources. serving() is
+    called when nothing can fail any more. Raises ConfigError, and ValueError as Proxy.
     """
-    try:
-        proxy = Proxy(eventloop.Loop(), identity, sources.load('proxy'))
-    except ValueError as error:
-        _log.critical('%s', error)
-        return 1
+    proxy = Proxy(eventloop.Loop(), identity, sources.load('proxy'))
     proxy.serve(listeners)
+    if serving:
+        serving()
     _log.info('serving %s %s', identity.kind, identity.id)
     return service.run(proxy, sources, status_listener)

@@ -184,7 +184,10 @@ def _dechunked(body):
 
 
 class Process(object):
-    """A command of mdproxy, or with `argv` another one; what it says goes to a file."""
+    """A command of mdproxy, or with `argv` another one; what it says goes to a file.
+
+    Standard error goes there too, or with `stderr` to an open file of the caller's.
+    """
 
     def __init__(self, folder, *words, **kwargs):
         python, path = _python()
@@ -194,7 +197,7 @@ class Process(object):
         self.log_path = os.path.join(folder, 'log-%s' % uuid.uuid4().hex)
         with open(self.log_path, 'w') as log:
             self._process = subprocess.Popen(argv, cwd=kwargs.get('cwd', ROOT), env=environment,
-                                             stdout=log, stderr=subprocess.STDOUT)
+                                             stdout=log, stderr=kwargs.get('stderr', subprocess.STDOUT))
         self.pid = self._process.pid
 
     @property
@@ -330,16 +333,23 @@ class Cloud(object):
         self.processes.append(Process(self.folder, *words, **kwargs))
         return self.processes[-1]
 
-    def serve(self, router):
-        """Apply a router's rules and start its proxy; the Process, when guests are answered."""
+    def serve(self, router, *settings):
+        """Apply a router's rules and start its proxy; the Process, when guests are answered.
+
+        settings: NAME=VALUE of more options.
+        """
+        proxy = self.start_proxy(router, *settings)
+        proxy.until('serving router ' + router.id)
+        return proxy
+
+    def start_proxy(self, router, *settings, **kwargs):
+        """As `serve`, without waiting; kwargs are those of Process."""
         rules = self._write(router.id + '.rules', router.rules())
         assert self.run('rules', 'apply', router.netns, rules).status() == 0
         config = self._write('proxy.ini', '[DEFAULT]\nmetadata_proxy_socket = %s\n[mdproxy]\nuser = %s\n'
                              % (self.socket, USER))
-        proxy = self.run('proxy', '--router-id', router.id, '--netns', router.netns,
-                         '--config-file', config)
-        proxy.until('serving router ' + router.id)
-        return proxy
+        return self.run('proxy', '--router-id', router.id, '--netns', router.netns, '--config-file', config,
+                        *['--set=' + setting for setting in settings], **kwargs)
 
     def stop(self):
         """End every process."""

@@ -13,7 +13,6 @@ sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 import equipment  # noqa: E402
 
 equipment.requirements()
-pytest.importorskip('pyroute2')
 
 from equipment import USER, Process, ip, namespace, socket_in, working_folder  # noqa: E402
 
@@ -93,7 +92,7 @@ def test_what_is_no_namespace_cannot_be_entered():
     try:
         with pytest.raises(namespaces.NamespaceError) as caught:
             namespaces.open_listener('0.0.0.0', 9697, name)
-        assert str(caught.value).startswith('namespace %s cannot be entered: ' % name)
+        assert str(caught.value) == 'namespace %s cannot be entered: Invalid argument' % name
         assert here() == home
     finally:
         os.unlink(path)
@@ -102,7 +101,8 @@ def test_what_is_no_namespace_cannot_be_entered():
 def configured(folder, user=USER):
     path = os.path.join(folder, 'proxy.ini')
     with open(path, 'w') as out:
-        out.write('[DEFAULT]\nmetadata_proxy_socket = %s/none\n[mdproxy]\nuser = %s\n' % (folder, user))
+        out.write('[DEFAULT]\nmetadata_proxy_socket = %s/none\n[mdproxy]\nuser = %s\n'
+                  'status_folder = %s/status\n' % (folder, user, folder))
     return path
 
 
@@ -191,6 +191,109 @@ def test_a_namespace_made_anew_under_its_name_is_another(folder):
         assert connects(socket_in(name), 9697)
         old.close()
         new.close()
+
+
+def started_in(netns, folder, *words, **kwargs):
+    """A proxy that is started as the l3 agent does it; with `command` what it is run through."""
+    python = equipment._python()[0]
+    argv = ['ip', 'netns', 'exec', netns] + kwargs.get('command', [])
+    argv += [python, '-Es', os.path.join(equipment.ROOT, 'mdproxy'), 'proxy', '--router-id', ROUTER,
+             '--config-file', configured(folder)]
+    return Process(folder, argv=argv + list(words))
+
+
+def test_started_inside_it_listens_there_and_lives_outside(netns, folder):
+    proxy = started_in(netns, folder)
+    try:
+        proxy.until('serving router ' + ROUTER)
+        assert connects(socket_in(netns), 9697) and not connects(socket.socket(), 9697)
+        assert os.stat('/proc/%d/ns/net' % proxy.pid).st_ino == here()
+        assert proxy.stop() == 0
+    finally:
+        proxy.kill()
+
+
+@pytest.fixture
+def remote(folder):
+    """A listening socket in the host's namespace, and the words for a proxy whose agent it is."""
+    path = os.path.join(folder, 'remote.ini')
+    with contextlib.closing(socket.socket()) as agent:
+        agent.bind(('127.0.0.1', 0))
+        agent.listen(1)
+        agent.settimeout(equipment.DEADLINE)
+        with open(path, 'w') as out:
+            out.write('[mdproxy]\nlink_secret = a secret\nagents = 127.0.0.1:%d\n' % agent.getsockname()[1])
+        yield agent, ['--config-file', path]
+
+
+def test_its_connections_leave_through_the_hosts_network(netns, folder, remote):
+    agent, words = remote
+    proxy = started_in(netns, folder, *words)
+    try:
+        proxy.until('serving router ' + ROUTER)
+        guest = socket_in(netns)
+        guest.connect(('127.0.0.1', 9697))
+        guest.sendall(b'GET /path HTTP/1.0\r\n\r\n')
+        connection = agent.accept()[0]
+        connection.settimeout(equipment.DEADLINE)
+        assert connection.recv(65536).startswith(b'GET /path HTTP/1.1\r\n')
+        connection.close()
+        guest.close()
+    finally:
+        proxy.kill()
+
+
+# Root that may enter no namespace, as in a container with few rights.
+_CONFINED = ['setpriv', '--bounding-set=-sys_admin']
+
+
+def test_who_cannot_get_out_serves_with_an_agent_on_this_host(netns, folder):
+    proxy = started_in(netns, folder, command=_CONFINED)
+    try:
+        proxy.until('serving router ' + ROUTER)
+        assert 'INFO mdproxy.opener: the proxy stays in the namespace' in proxy.log
+        assert connects(socket_in(netns), 9697)
+        assert proxy.stop() == 0
+    finally:
+        proxy.kill()
+
+
+def test_who_cannot_get_out_asks_no_agent_that_a_guest_could_play(netns, folder, remote):
+    proxy = started_in(netns, folder, *remote[1], command=_CONFINED)
+    assert proxy.status() == 1
+    assert proxy.log.startswith('mdproxy: the host\'s network namespace cannot be')
+    assert not connects(socket_in(netns), 9697)
+
+
+def test_a_pid_file_names_the_server_and_keeps_a_second_one_out(netns, folder):
+    path = os.path.join(folder, 'router.pid')
+    words = ['--pid-file', path, '--listen', '127.0.0.1:9698']
+    proxy = started_in(netns, folder, *words)
+    try:
+        proxy.until('serving router ' + ROUTER)
+        with open(path) as found:
+            assert int(found.read()) == proxy.pid
+        second = started_in(netns, folder, *words)
+        assert second.status() == 1
+        assert second.log == 'mdproxy: already running: process %d of %s serves %s\n' % (
+            proxy.pid, path, ROUTER)
+        assert connects(socket_in(netns), 9698)
+    finally:
+        proxy.kill()
+    third = started_in(netns, folder, *words)       # the file is root's folder's, so it is still there
+    third.until('serving router ' + ROUTER)
+    third.kill()
+
+
+def test_a_server_without_its_status_socket_serves(netns, folder):
+    open(os.path.join(folder, 'status'), 'w').close()
+    proxy = started_in(netns, folder)
+    try:
+        proxy.until('serving router ' + ROUTER)
+        assert proxy.log.count('WARNING') == 1
+        assert 'WARNING mdproxy.opener: no status is told: ' in proxy.log
+    finally:
+        proxy.kill()
 
 
 def test_threads_of_the_opener_stay_where_they_are(netns):

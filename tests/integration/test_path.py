@@ -225,11 +225,9 @@ def test_a_proxys_process_is_the_server_alone(path):
     for router in (path.red, path.blue):
         proxy = path.proxies[router.id]
         words = proxy.proc('cmdline').split('\0')
-        assert words[1] == '-Es' and '--listen-fd' in words and router.id in words
-        assert '--netns' not in words
-        # requests would have brought TLS along.
-        if 'python2' not in os.readlink('/proc/%d/exe' % proxy.pid):    # 2.7's own socket.py does
-            assert 'libssl' not in proxy.proc('maps')
+        assert words[1] == '-EsS' and 'serve' in words and 'router=' + router.id in words
+        assert not any('netns' in word for word in words)
+        assert 'libssl' not in proxy.proc('maps') and 'libcrypto' not in proxy.proc('maps')
 
 
 def test_the_agents_socket_is_for_its_user_and_group_alone(path):

@@ -7,6 +7,10 @@ import pytest
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 ROUTER = '11111111-2222-3333-4444-555555555555'
+if ROOT not in sys.path:
+    sys.path.insert(0, ROOT)
+
+from mdproxy import config  # noqa: E402
 
 
 def mdproxy(*arguments, **environment):
@@ -36,12 +40,16 @@ def ini(tmpdir):
     (['proxy', '--router-id', ROUTER, '--network-id', ROUTER], 'not allowed with'),
     (['proxy', '--router-id', ROUTER, '--listen', '9697'], 'expected ADDR:PORT, got "9697"'),
     (['proxy', '--router-id', ROUTER, '--listen', 'localhost:9697'], 'expected ADDR:PORT'),
+    (['proxy', '--router-id', ROUTER, '--set', 'max_body'], '--set max_body: expected NAME=VALUE'),
+    (['proxy', '--router-id', ROUTER, '--set', 'no_such=1'], '--set no_such: expected NAME=VALUE'),
+    (['proxy', '--router-id', ROUTER, '--set', 'max_body=much'], '--set max_body: expected a whole'),
     (['resolve', '--router-id', ROUTER, '10.0.0.256'], '"10.0.0.256" is not an IP address'),
     (['resolve', '--router-id', ROUTER], ''),
     (['rules', 'flush', 'qrouter-1'], 'flush'),
     (['rules', 'apply', 'qrouter-1'], 'FILE'),
+    (['status', '--json', '--prometheus'], 'not allowed with'),
     (['agent', '--config-file', '/nonexistent/agent.ini'], '/nonexistent/agent.ini: cannot be read'),
-    (['agent'], '(no --config-file): [DEFAULT] auth_url: expected a value'),
+    (['agent'], '(no --config-file): '),
 ])
 def test_bad_usage_is_exit_2_and_one_line_that_says_why(arguments, reason):
     status, out, err = mdproxy(*arguments)
@@ -80,21 +88,60 @@ def test_noauth_needs_the_url_of_the_port_api_and_no_password(ini):
     assert '[mdproxy] port_api_url: expected a value' in err
 
 
+@pytest.mark.parametrize('command', ['proxy', 'agent'])
+def test_a_secret_is_not_taken_from_a_command_line_that_everybody_can_see(command):
+    which = ['--router-id', ROUTER] if command == 'proxy' else []
+    status, _, err = mdproxy(command, '--set', 'link_secret=hush', *which)
+    assert status == 2
+    assert '--set link_secret: a secret belongs into a file' in err and 'hush' not in err
+
+
+def test_set_wins_over_files(ini):
+    path = ini('auth_strategy = noauth\n[mdproxy]\nport_api_url = http://127.0.0.1:9\nuser = nobody\n')
+    status, _, err = mdproxy('resolve', '--config-file', path, '--set', 'auth_strategy=keystone',
+                             '--router-id', ROUTER, '10.0.0.3')
+    assert status == 2 and '[DEFAULT] auth_url: expected a value' in err
+
+
 def test_version_and_help_are_exit_0():
     status, out, err = mdproxy('--version')
     assert status == 0 and (out + err).startswith('mdproxy 0.')      # 2.7 writes it to stderr
-    status, out, _ = mdproxy('--help')
-    assert status == 0
-    assert 'metadata_proxy_shared_secret' in out and 'COMMAND' in out
-    for command in ('proxy', 'agent', 'resolve', 'rules'):
+    assert 'COMMAND' in mdproxy('--help')[1]
+    for command in ('proxy', 'agent', 'status', 'resolve', 'rules'):
         assert mdproxy(command, '--help')[0] == 0
 
 
+def test_help_lists_every_option_with_its_meaning():
+    status, out, _ = mdproxy('--help')
+    assert status == 0
+    for option in config.OPTIONS:
+        assert ' %s ' % option.name in out and option.help in out
+
+
+def test_a_status_without_anything_that_runs_says_so(tmpdir):
+    pytest.importorskip('mdproxy.overview')
+    for form in ([], ['--json']):
+        status, out, err = mdproxy('status', '--folder', str(tmpdir), *form)
+        assert (status, err) == (2, '')
+    assert out == '[]\n'
+    assert mdproxy('status', '--folder', str(tmpdir), '--prometheus')[0] == 0
+
+
 def test_a_namespace_that_does_not_exist_is_exit_1_and_is_not_made():
-    status, _, err = mdproxy('proxy', '--router-id', ROUTER, '--netns', 'qrouter-nowhere')
+    status, _, err = mdproxy('proxy', '--router-id', ROUTER, '--netns', 'qrouter-nowhere',
+                             '--set', 'user=nobody')
     assert status == 1
     assert err == 'mdproxy: namespace qrouter-nowhere does not exist; is the router on this host?\n'
     assert not os.path.exists('/var/run/netns/qrouter-nowhere')
+
+
+def test_what_cannot_be_had_leaves_nothing_behind(tmpdir):
+    names = ('pid', 'log', 'status')
+    pid, log, folder = (str(tmpdir.join(name)) for name in names)
+    status, _, _ = mdproxy('proxy', '--router-id', ROUTER, '--netns', 'qrouter-nowhere', '--daemon',
+                           '--pid-file', pid, '--log-file', log, '--set', 'status_folder=' + folder,
+                           '--set', 'user=nobody')
+    assert status == 1 and tmpdir.listdir() == []
 
 
 @pytest.mark.parametrize('how', [['-m', 'mdproxy'], ['mdproxy'], ['-Es', os.path.join(ROOT, 'mdproxy')]])

@@ -13,7 +13,7 @@ import ansible_module  # noqa: E402
 
 ansible_module.needs_ansible()
 
-MAIN = b'import sys\nprint("mdproxy 9.9 " + sys.argv[1])\n'
+MAIN = b'import sys\nprint("mdproxy 9.9 " + " ".join(sys.argv[1:]))\n'
 
 
 def bundle(path, main=MAIN, extra=()):
@@ -56,6 +56,24 @@ def test_a_bundle_becomes_the_current_release_and_runs(node):
     assert node.current() == 'releases/1.0-a'
     assert os.popen('%s --version' % node.root.join('current', 'bin', 'mdproxy')).read() == \
         'mdproxy 9.9 --version\n'
+
+
+@pytest.mark.parametrize('project', ['quantum', 'neutron'])
+def test_launchers_with_upstreams_names_say_which_one_was_meant(node, project):
+    node.run('1.0-a')
+    for name in ('ns-metadata-proxy', 'metadata-agent'):
+        name = '%s-%s' % (project, name)
+        link = str(node.tmpdir.join('elsewhere-' + name))
+        os.symlink(str(node.root.join('current', 'bin', name)), link)
+        assert os.popen(link + ' --router_id="a b"').read() == \
+            'mdproxy 9.9 drop-in %s --router_id=a b\n' % name
+
+
+def test_a_release_that_misses_a_launcher_is_made_anew(node):
+    node.run('1.0-a')
+    node.root.join('releases', '1.0-a', 'bin', 'quantum-metadata-agent').remove()
+    assert node.run('1.0-a', check=True)['changed'] and node.run('1.0-a')['changed']
+    assert not node.run('1.0-a')['changed']
 
 
 def test_a_second_run_changes_nothing(node):

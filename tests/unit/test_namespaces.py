@@ -2,14 +2,13 @@
 import errno
 import os
 import socket
-import subprocess
 import sys
 
 import pytest
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 
-from loopback import ROOT  # noqa: E402
+import loopback  # noqa: E402, F401
 
 from mdproxy import namespaces  # noqa: E402
 
@@ -71,54 +70,19 @@ def test_a_namespace_that_does_not_exist_is_refused():
     assert 'namespace qrouter-nowhere does not exist' in str(caught.value)
 
 
-# Run as a process: opens a listener and becomes a process that shows its descriptors.
-_OPENER = '''
-import os, sys
-sys.path.insert(0, %(root)r)
-from mdproxy import namespaces
-listener = namespaces.open_listener(%(host)r, %(port)d)
-namespaces.exec_server(listener, [sys.executable, '-c', %(server)r])
-'''
-_SERVER = '''
-import os, socket, sys
-sys.path.insert(0, %(root)r)
-from mdproxy import namespaces
-assert sys.argv[1] == '--listen-fd', sys.argv
-before = [n for n in os.listdir('/proc/self/fd') if n > '2']
-links = [os.path.join('/proc/self/fd', n) for n in before]
-sockets = [os.readlink(link) for link in links if os.path.lexists(link)]
-assert len([link for link in sockets if link.startswith('socket:')]) == 1, sockets
-listener = namespaces.inherited_listener(int(sys.argv[2]))
-assert listener.family == getattr(socket, %(family)r)
-print(listener.getsockname()[1])
-listener.close()
-probe = socket.socket(listener.family)
-assert probe.connect_ex((%(host)r, %(port)d)), 'somebody still listens'
-'''
-
-
-@pytest.mark.parametrize('host, family', [('127.0.0.1', 'AF_INET'), ('::1', 'AF_INET6')])
-def test_the_server_inherits_the_listener_and_no_second_descriptor_of_it(host, family):
-    probe = socket.socket(getattr(socket, family))
-    try:
-        probe.bind((host, 0))
-    except socket.error:
-        pytest.skip('no ' + host)
-    values = dict(root=ROOT, host=host, family=family, port=probe.getsockname()[1])
-    probe.close()
-    values['server'] = _SERVER % values
-    process = subprocess.Popen([sys.executable, '-c', _OPENER % values], stdout=subprocess.PIPE,
-                               stderr=subprocess.STDOUT)
-    assert process.communicate()[0].decode().strip() == str(values['port'])
-    assert process.returncode == 0
-
-
-def test_a_server_that_cannot_be_run_is_named():
-    listener = namespaces.open_listener('127.0.0.1', free_port())
-    with pytest.raises(namespaces.NamespaceError) as caught:
-        namespaces.exec_server(listener, ['/nonexistent/python', 'proxy'])
-    listener.close()
-    assert str(caught.value).startswith('/nonexistent/python cannot be run as user %d' % os.geteuid())
+def test_an_inherited_socket_is_of_the_family_it_was_made_with(tmpdir):
+    for family, address in ((socket.AF_INET, ('127.0.0.1', 0)),
+                            (socket.AF_UNIX, str(tmpdir.join('s')))):
+        made = socket.socket(family)
+        made.bind(address)
+        made.listen(1)
+        inherited = namespaces.inherited_listener(os.dup(made.fileno()))
+        made.close()
+        assert inherited.family == family
+        asking = socket.socket(family)
+        asking.connect(inherited.getsockname())
+        asking.close()
+        inherited.close()
 
 
 def test_what_is_no_listening_socket_is_refused():

@@ -63,6 +63,33 @@ def test_a_user_that_cannot_serve_is_refused_and_nothing_is_served_as_root(user,
     assert in_child(lambda: privileges.become(user)).startswith('PrivilegeError: ' + reason)
 
 
+@pytest.mark.parametrize('user, group, expected', [
+    ('nobody', None, (65534, 65534)), ('65534', None, (65534, 65534)), (u'nobody', None, (65534, 65534)),
+    ('nobody', 'daemon', (65534, 1)), ('nobody', '12345', (65534, 12345)), ('12345', '12345', (12345, 12345)),
+    ('12345', 'daemon', (12345, 1))])
+def test_users_and_groups_have_names_or_numbers(user, group, expected):
+    assert privileges.ids(user, group) == expected
+
+
+@pytest.mark.parametrize('user, group, reason', [
+    ('12345', None, 'user 12345 does not exist'), ('no-such-user', '12345', 'user no-such-user does not'),
+    ('nobody', 'no-such-group', 'group no-such-group does not exist'),
+    ('0', None, 'user 0 is root'), ('root', 'daemon', 'user root is root'),
+    ('nobody', '0', 'group of nobody is root'), ('nobody', 'root', 'group of nobody is root')])
+def test_who_is_unknown_or_root_serves_nothing(user, group, reason):
+    with pytest.raises(privileges.PrivilegeError) as caught:
+        privileges.ids(user, group)
+    assert str(caught.value).startswith(reason)
+
+
+@needs_root
+def test_a_group_can_be_chosen():
+    def become():
+        privileges.become('nobody', 'daemon')
+        return os.getuid(), os.getgid(), os.getgroups()
+    assert in_child(become) == '(65534, 1, [])'
+
+
 @needs_root
 def test_who_is_not_root_stays_who_he_is():
     def become():

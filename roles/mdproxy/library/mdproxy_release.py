@@ -8,6 +8,8 @@ short_description: Unpack a bundle under its own name and switch the current rel
 description:
   - The release is unpacked and byte-compiled beside its final place and renamed there when it is
     whole, so a release folder that exists is complete. The link C(current) is replaced in one step.
+  - The folder C(bin) has the command and launchers under upstream's names, which an l3 agent or an
+    init script can be pointed at. They are for that alone and belong on nobody's path.
   - Releases stay, so that going back is a switch of the link. The oldest beyond I(keep) are removed.
 options:
   bundle:
@@ -48,9 +50,19 @@ from ansible.module_utils.basic import AnsibleModule
 
 # -E and -s: neither the caller's environment nor a home directory may choose what is imported.
 _LAUNCHER = '''#!/bin/sh
-here=$(dirname "$(readlink -f "$0")")
-exec %(python)s -Es "$(dirname "$here")/lib/mdproxy" "$@"
+here=$(readlink -f "$0")
+exec %(python)s -Es "${here%%/bin/*}/lib/mdproxy" "$@"
 '''
+_DROP_INS = ('quantum-ns-metadata-proxy', 'quantum-metadata-agent',
+             'neutron-ns-metadata-proxy', 'neutron-metadata-agent')
+
+
+def _launchers(module):
+    """Yield (name, text) of what belongs into the folder bin."""
+    launcher = _LAUNCHER % module.params
+    yield 'mdproxy', launcher
+    for name in _DROP_INS:
+        yield name, launcher.replace('"$@"', 'drop-in %s "$@"' % name)
 
 
 def _unpack(module, folder):
@@ -64,13 +76,14 @@ def _unpack(module, folder):
     finally:
         archive.close()
     os.mkdir(os.path.join(partial, 'bin'))
-    launcher = os.path.join(partial, 'bin', 'mdproxy')
-    with open(launcher, 'w') as out:
-        out.write(_LAUNCHER % module.params)
-    os.chmod(launcher, 0o755)
+    for name, text in _launchers(module):
+        launcher = os.path.join(partial, 'bin', name)
+        with open(launcher, 'w') as out:
+            out.write(text)
+        os.chmod(launcher, 0o755)
     compiled = module.run_command([module.params['python'], '-m', 'compileall', '-q',
                                    os.path.join(partial, 'lib')])
-    version = module.run_command([launcher, '--version'])
+    version = module.run_command([os.path.join(partial, 'bin', 'mdproxy'), '--version'])
     if version[0]:
         shutil.rmtree(partial)
         module.fail_json(msg='release %s does not run with %s: %s' % (
@@ -84,8 +97,11 @@ def _unpack(module, folder):
 def _is_whole(module, folder):
     """Whether the release is there for this interpreter."""
     try:
-        with open(os.path.join(folder, 'bin', 'mdproxy')) as launcher:
-            return launcher.read() == _LAUNCHER % module.params
+        for name, text in _launchers(module):
+            with open(os.path.join(folder, 'bin', name)) as launcher:
+                if launcher.read() != text:
+                    return False
+        return True
     except IOError:
         return False
 

@@ -1,0 +1,169 @@
+"""From a command line to a process that serves.
+
+A process that only serves needs neither root nor what reading a command line takes. So the opener
+does what needs root, in this order: listening socket, log file, status socket, daemon, pid file.
+Then it gives up root and becomes the server (`serve`), which inherits those descriptors and no
+other. Whatever can be refused is refused before anything is changed that others could see.
+
+The agent is one process for the whole node; it serves in the process that was started.
+"""
+import fcntl
+import logging
+import os
+import sys
+
+from mdproxy import config, daemon, logs, namespaces, privileges
+
+_SYSLOG = '/dev/log'
+
+_log = logging.getLogger('mdproxy.opener')
+
+
+def attempt(program, run, *arguments):
+    """Exit status of run(*arguments): its own, or of what it raised, which becomes one line."""
+    try:
+        return run(*arguments)
+    except config.ConfigError as error:
+        return logs.fail(2, error, program)
+    except (namespaces.NamespaceError, privileges.PrivilegeError, daemon.DaemonError,
+            logs.LogError) as error:
+        return logs.fail(1, error, program)
+
+
+class Proxy(object):
+    """A proxy that is to be started: `open()`.
+
+    identity: trust.Identity. listen: (address, port). sources: config.Sources. netns: name of the
+    namespace to listen in, else it is the one that this process was started in. log:
+    logs.Destination; a daemon's is syslog unless it is a file. group: name or number of the serving
+    group, else it is the user's own.
+    """
+
+    def __init__(self, identity, listen, sources, netns=None, pid_file=None, daemonize=False,
+                 log=logs.STDERR, group=None):
+        self._identity, self._listen, self._netns, self._group = identity, listen, netns, group
+        self._daemonize = daemonize
+        # A daemon's working directory is another, and SIGHUP reads the files again.
+        self._pid_file = pid_file and os.path.abspath(pid_file)
+        self._sources = sources._replace(paths=tuple(map(os.path.abspath, sources.paths)))
+        if daemonize and log == logs.STDERR and os.path.exists(_SYSLOG):
+            log = logs.Destination(None, 'daemon')
+        self._log = log._replace(file=log.file and os.path.abspath(log.file))
+
+    def open(self):
+        """Become the server. Returns only by raising one of the errors that `attempt` knows."""
+        options = self._sources.load('proxy')
+        logs.configure(options.log_level)
+        if self._pid_file:
+            daemon.refuse_second(self._pid_file, self._identity.id)
+        listener = namespaces.open_listener(*self._listen, netns=self._netns)
+        if self._netns is None:
+            _leave(options)
+        owner = _owner(options, self._group)
+        words = self._words(listener)
+        descriptors = [listener.fileno()]
+        if self._log.file:
+            descriptors.append(logs.open_file(self._log.file, *owner))
+            words.append('log-fd=%d' % descriptors[-1])
+        status = self._status_socket(options)
+        if status:
+            descriptors.append(status.fileno())
+            words.append('status-fd=%d' % descriptors[-1])
+        if self._daemonize:
+            if self._log == logs.STDERR:
+                _log.warning('nothing will be logged: no --log-file, and no %s', _SYSLOG)
+            descriptors.append(daemon.detach(self._pid_file))
+            words.append('ready-fd=%d' % descriptors[-1])
+        if self._pid_file:
+            daemon.write_pid(self._pid_file)
+        privileges.become(options.user, self._group)
+        exec_server(_interpreter(options) + words, descriptors)
+
+    def _words(self, listener):
+        """The server's own words; `ps` shows them and the l3 agent looks for the id in them."""
+        words = ['%s=%s' % self._identity, 'listen-fd=%d' % listener.fileno()]
+        for name, value in (('pid-file', self._pid_file), ('log-file', self._log.file),
+                            ('syslog', self._log.facility)):
+            if value:
+                words.append('%s=%s' % (name, value))
+        sources = self._sources
+        for name, values in (('default', sources.defaults), ('config-file', sources.paths),
+                             ('set', sources.settings)):
+            words += ['%s=%s' % (name, value) for value in values]
+        return words
+
+    def _status_socket(self, options):
+        """The status socket, or None: guests are served without it all the same."""
+        if not options.status_folder:
+            return None
+        from mdproxy import status, unixsocket
+        try:
+            return status.open_socket(options.status_folder, '%s-%s' % self._identity,
+                                      options.user, self._group)
+        except (unixsocket.SocketError, privileges.PrivilegeError) as error:
+            _log.warning('no status is told: %s', error)
+
+
+def _owner(options, group):
+    """(uid, gid) of what is made for the one who serves; nobody in particular without root."""
+    return privileges.ids(options.user, group) if os.geteuid() == 0 else (None, None)
+
+
+def _leave(options):
+    """Out of a router's namespace, where the listener is now and only guests can be reached."""
+    if os.geteuid() != 0:
+        return                  # nor was one brought into a router's namespace
+    try:
+        namespaces.leave_for_host()
+    except namespaces.NamespaceError as error:
+        remote = [one for one in options.agents if isinstance(one, tuple)]
+        if remote or options.builtin_agent or options.status_listen:
+            raise
+        _log.info('the proxy stays in the namespace that it was started in: %s', error)
+
+
+def _interpreter(options):
+    """Interpreter, package and `serve`.
+
+    -E and -s: neither the caller's environment nor a home directory may choose what is imported. -S
+    saves time and memory. It keeps OpenSSL out as well (`serve`), which only a proxy that asks the
+    port API by itself could need; and in a checkout requests is where -S does not look.
+    """
+    flags = '-Es' if options.builtin_agent else '-EsS'
+    return [sys.executable, flags, os.path.dirname(os.path.abspath(__file__)), 'serve']
+
+
+def exec_server(argv, descriptors):
+    """Replace this process by argv, which inherits these descriptors and 0, 1, 2, and no other.
+
+    Raises NamespaceError when argv cannot be run by the user that this process is now.
+    """
+    # The sockets themselves and no copies: a socket listens until its last descriptor is closed.
+    # The others also because a caller on Python 2.7 hands down whatever it has open.
+    for number in map(int, os.listdir('/proc/self/fd')):
+        keep = number < 3 or number in descriptors
+        try:
+            flags = fcntl.fcntl(number, fcntl.F_GETFD) & ~fcntl.FD_CLOEXEC
+            fcntl.fcntl(number, fcntl.F_SETFD, flags if keep else flags | fcntl.FD_CLOEXEC)
+        except (OSError, IOError):
+            pass                # that with which the folder was read
+    try:
+        os.execv(argv[0], argv)
+    except OSError as error:
+        raise namespaces.NamespaceError('%s cannot be run as user %d: %s'
+                                        % (argv[0], os.geteuid(), error.strerror))
+
+
+def agent(sources, log=logs.STDERR, group=None):
+    """Serve as the agent; returns the exit status or raises what `attempt` knows."""
+    options = sources.load('agent')
+    privileges.make_folder(os.path.dirname(options.metadata_proxy_socket), options.user, group)
+    if log.file:
+        descriptor = logs.open_file(log.file, *_owner(options, group))
+    privileges.become(options.user, group)
+    if log.file:
+        logs.take_over(descriptor, (1, 2))
+    logs.configure(options.log_level, log)
+    daemon.await_signals()
+    from mdproxy import agent as serving
+    return serving.run(sources)
