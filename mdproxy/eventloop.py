@@ -265,6 +265,12 @@ def _no_wait_no_inherit(descriptor):
                 fcntl.fcntl(descriptor, fcntl.F_GETFD) | fcntl.FD_CLOEXEC)
 
 
+def bare(sock):
+    """The socket itself. 2.7 wraps it in an object that holds a bound method for every way to read and
+    write, half a kilobyte for each connection."""
+    return getattr(sock, '_sock', sock)
+
+
 class Listener(object):
     """Accepts connections on a listening socket and calls accepted(sock, address) for each; sock
     does not block.
@@ -274,7 +280,7 @@ class Listener(object):
     """
 
     def __init__(self, loop, sock, accepted):
-        self._loop, self._sock, self._accepted = loop, sock, accepted
+        self._loop, self._sock, self._accepted = loop, bare(sock), accepted
         self._pause = _PAUSES[0]
         self._timer = None
         sock.setblocking(False)

@@ -268,7 +268,7 @@ class Connecting(object):
             return
         self._address = self._left.pop(0)
         try:
-            self._sock = socket.socket(self._address[0], socket.SOCK_STREAM)
+            self._sock = eventloop.bare(socket.socket(self._address[0], socket.SOCK_STREAM))
             self._sock.setblocking(False)
             if self._address[0] != socket.AF_UNIX:
                 self._sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)

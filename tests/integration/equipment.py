@@ -1,7 +1,7 @@
 """What the integration tests share: routers and guests as namespaces, the cloud's stand-in, processes.
 
-The commands run with the interpreter MDPROXY_PYTHON (and MDPROXY_PYTHONPATH, where its pyroute2 and
-requests are); without it with the tests' own, or that of the same version in /usr/bin where the
+The commands run with the interpreter MDPROXY_PYTHON (and MDPROXY_PYTHONPATH, where its requests
+is); without it with the tests' own, or that of the same version in /usr/bin where the
 serving user may not run the tests' own. Everything has a name of its own and goes when the test ends.
 """
 import base64
@@ -60,7 +60,7 @@ def _find_python():
     else:
         candidates = [sys.executable, '/usr/bin/python%d.%d' % sys.version_info[:2]]
         path = os.pathsep.join(entry for entry in sys.path if os.path.isdir(entry)
-                               and ('site-packages' in entry or 'pyroute2' in os.listdir(entry)))
+                               and ('site-packages' in entry or 'requests' in os.listdir(entry)))
     for python in candidates:
         if _runs_as_user(python):
             return python, path
@@ -79,9 +79,9 @@ def requirements():
         pytest.skip('user %s may not run %s; set MDPROXY_PYTHON' % (USER, sys.executable),
                     allow_module_level=True)
     python, path = _python()
-    if subprocess.call([python, '-c', 'import pyroute2, requests'], stderr=subprocess.PIPE,
+    if subprocess.call([python, '-c', 'import requests'], stderr=subprocess.PIPE,
                        env=dict(os.environ, PYTHONPATH=path)):
-        pytest.skip(python + ' has no pyroute2 and requests; set MDPROXY_PYTHONPATH',
+        pytest.skip(python + ' has no requests; set MDPROXY_PYTHONPATH',
                     allow_module_level=True)
 
 
