@@ -105,7 +105,7 @@ def test_a_pid_file_that_cannot_be_written_is_named(tmpdir):
 
 
 def test_only_ones_own_pid_file_is_removed(pid_file):
-    pid_file.write('1')
+    pid_file.write(str(os.getpid() + 1))
     daemon.remove_pid(str(pid_file))
     assert pid_file.check()
     daemon.write_pid(str(pid_file))

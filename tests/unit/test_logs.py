@@ -99,7 +99,7 @@ def test_syslog_gets_facility_priority_name_and_pid(tmpdir):
     process = subprocess.Popen(['unshare', '--mount', 'sh', '-c', _SYSLOG % dict(
         dev=dev, python=sys.executable, code=code)], stderr=subprocess.PIPE)
     err = process.communicate()[1]
-    if process.returncode and b'mount' in err:
+    if process.returncode and (b'mount' in err or b'unshare' in err):
         pytest.skip('no mount namespace: %s' % err)
     assert process.returncode == 0, err
     got = [syslogd.recv(1024).decode() for _ in range(4)]
