@@ -91,17 +91,15 @@ class AgentCore(object):
     def _looked_up(self, outcome, exchange):
         if exchange.gone:
             return
-        if outcome.reason == ports.FOUND:
-            self._ask_nova(outcome.instance, exchange)
-        elif outcome.reason == ports.ERROR:
-            self._answer(exchange, 503, 'the port API does not answer', outcome.detail,
-                         server.RETRY_AFTER)
-        else:
-            self._answer(exchange, 404, 'no instance has this address', outcome.detail)
-
-    def _ask_nova(self, instance, exchange):
+        if outcome.reason != ports.FOUND:
+            if outcome.reason == ports.ERROR:
+                self._answer(exchange, 503, 'the port API does not answer', outcome.detail,
+                             server.RETRY_AFTER)
+            else:
+                self._answer(exchange, 404, 'no instance has this address', outcome.detail)
+            return
         try:
-            payload = self._heads.format((instance, exchange.context[1]), exchange.request)
+            payload = self._heads.format((outcome.instance, exchange.context[1]), exchange.request)
         except trust.TrustError as error:
             self._answer(exchange, error.status, 'no instance has this address', str(error))
         else:

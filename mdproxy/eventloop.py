@@ -386,7 +386,10 @@ class Stream(object):
         if self.sock is None or not data:
             return
         if not self.buffered:
-            sent = self._send(data)
+            try:
+                sent = self.sock.send(data)
+            except socket.error as error:
+                sent = self._not_sent(error, data)
             if sent == len(data) or self.sock is None:
                 return
             data = memoryview(data)[sent:]
@@ -450,20 +453,20 @@ class Stream(object):
             self.pause_reading()
             self.eof_received()
 
-    def _send(self, data):
+    def _not_sent(self, error, data):
         """Bytes taken by the kernel. When the peer no longer reads, all are taken, to nowhere."""
-        try:
-            return self.sock.send(data)
-        except socket.error as error:
-            if error.errno in _AGAIN:
-                return 0
-            self.write_failed()
-            return len(data)
+        if error.errno in _AGAIN:
+            return 0
+        self.write_failed()
+        return len(data)
 
     def _flush(self):
         out, before = self._out, self.buffered
         while out and self.sock is not None:
-            sent = self._send(out[0])
+            try:
+                sent = self.sock.send(out[0])
+            except socket.error as error:
+                sent = self._not_sent(error, out[0])
             if self.sock is None:
                 return
             self.buffered -= sent

@@ -410,7 +410,7 @@ class Connection(eventloop.Stream):
     def connection_lost(self):
         if self._call is not None:
             self._cut_off('connection reset')
-        elif self._used:
+        elif self._used:            # idle, or it was until now
             self._pool.forget(self)
 
     def _deliver(self, call, events):
@@ -419,16 +419,14 @@ class Connection(eventloop.Stream):
             self._pool.answers()
         if events[-1][0] is END:
             self._call = call.carrier = None
-            if not (self._reader.keep_alive and not self.buffered and self._keep()):
+            if self._reader.keep_alive and not self.buffered and self._pool.keep(self):
+                self._used = True
+                self.set_deadline(self.loop.now + self._pool.idle_timeout)
+            else:
                 self.close()
         else:
             self.set_deadline(self.loop.now + self._pool.answer_timeout)
         call.events(events)
-
-    def _keep(self):
-        self._used = True
-        self.set_deadline(self.loop.now + self._pool.idle_timeout)
-        return self._pool.keep(self)
 
     def _cut_off(self, reason):
         call = self._call
