@@ -76,7 +76,7 @@ run-clean:
 	  $(PODMAN) ps --all --quiet --filter label=mdproxy.tests=$(CURDIR) | xargs -r $(PODMAN) rm --force; \
 	  $(PODMAN) image prune --all --force --filter label=mdproxy.image=lab; fi
 	$(SUDO) rm -rf $(VENV) $$(ls -d build/* 2>/dev/null | grep -v '^build/lock$$') .ansible \
-	  .pytest_cache .ruff_cache .hypothesis
+	  .pytest_cache .ruff_cache .hypothesis .tox
 
 packages:
 	@missing=; for name in $(PACKAGES); do [ "$$(dpkg-query -W -f='$${db:Status-Status}' $$name 2>/dev/null)" = installed ] || \
