@@ -13,8 +13,12 @@ parsed and searched. A head is taken out when its empty line is there, and judge
 expressions: one for the first line, one that finds all fields. Each match of the latter begins at a
 CR LF and reaches to the next, so a head is well formed if there are as many fields as line ends;
 only when that fails a slow path looks for the reason. Data is not copied into the buffer while the
-buffer is empty, so the usual request, one packet, costs a handful of calls. Chunked bodies of
-requests and responses are decoded by the same code.
+buffer is empty. Chunked bodies of requests and responses are decoded by the same code.
+
+Two shortcuts give what the long way would, only sooner. A request's head that was judged before is
+looked up, byte for byte. A response's head that comes in one packet and is as nearly all are is
+judged by one expression, and its own bytes are what the writer passes on; the list of its headers
+is made when somebody asks.
 """
 import re
 
@@ -71,7 +75,40 @@ _USUAL_OPTIONS = frozenset((b'close', b'keep-alive'))
 _FRAMING = frozenset((b'content-length', b'transfer-encoding'))
 _BODILESS = (204, 304)
 _CHUNKED, _UNTIL_CLOSE = -1, -2  # in place of a body's length
+_END_EVENT = (END, None)
 _SIZE, _DATA, _DATA_END, _TRAILERS = range(4)  # where in a chunked body a reader is
+
+# What RequestReader remembers of heads that no body follows, for all connections, because everybody
+# with the same software writes the same: {head from its version's last digit on: (headers,
+# keep_alive)}. Not what is longer than clients write: a head that a link has signed never comes
+# again. Full it takes half a megabyte, and one if somebody makes heads for that.
+_KNOWN = {}
+_KNOWN_HEADS, _KNOWN_SIZE, _KNOWN_FIELDS = 512, 192, 16
+
+
+def _usual_head():
+    """The expression of a response's head as most are: HTTP/1.1, one framing of a body, no other
+    field that we decide by but Connection: keep-alive, and none that we would write differently.
+
+    Groups: status, reason, Content-Length's value; the lines Transfer-Encoding: chunked and
+    Connection: keep-alive. A repeat within a repeat is linear here, because every round begins with
+    a CR LF and no round holds another one.
+    """
+    def in_any_case(names):
+        return re.sub(b'[a-z]', lambda letter: b'[%s%s]' % (letter.group().upper(), letter.group()),
+                      names)
+
+    decisive = in_any_case(b'|'.join(sorted(_SPECIAL | {b'host'})))
+    others = (br'(?:\r\n(?!(?:' + decisive + br'):)[_' + _TOKEN + br']+: '
+              br'[^\x00-\x20\x7f]' + _VALUE + br'(?<![ \t]))*')
+    return re.compile(
+        br'HTTP/1\.1 (?!204|304)([2-9][0-9][0-9]) (' + _VALUE + br')' + others
+        + br'(?:\r\n' + in_any_case(b'content-length') + br': ([0-9]{1,15})|(\r\n'
+        + in_any_case(b'transfer-encoding: chunked') + br'))' + others
+        + br'(?:(\r\n' + in_any_case(b'connection: keep-alive') + br')' + others + br')?\r\n\r\n')
+
+
+_USUAL_HEAD = _usual_head()
 
 
 class ProtocolError(Exception):
@@ -125,13 +162,28 @@ class ResponseHead(object):
     space around it), bytes; compare names in lower case. minor: 0 or 1, of HTTP/1.minor.
     """
 
-    __slots__ = ('status', 'reason', 'headers', 'minor')
+    __slots__ = ('status', 'reason', 'minor', '_headers', '_passing')
 
-    def __init__(self, status, reason, headers, minor=1):
+    def __init__(self, status, reason, headers, minor=1, passing=None):
         self.status = status
         self.reason = reason
-        self.headers = headers
         self.minor = minor
+        self._headers = headers  # or the bytes of a usual head, from the reader
+        self._passing = passing
+
+    @property
+    def headers(self):
+        head = self._headers
+        if isinstance(head, bytes):
+            self._headers = _RESPONSE_FIELD.findall(head, head.index(b'\r\n'))
+        return self._headers
+
+    def passing(self):
+        """What of it passes to a guest: status line and end-to-end fields (bytes), and whether
+        Content-Length is among them."""
+        if self._passing is None:
+            self._passing = _end_to_end(self)
+        return self._passing
 
     def __repr__(self):
         return 'ResponseHead(%r, %r)' % (self.status, self.reason)
@@ -291,8 +343,7 @@ class RequestReader(_Reader):
     that are fed ahead: feed no more while answers are owed.
     """
 
-    __slots__ = ('_max_fields', '_max_body', '_request', '_body', '_expect', '_same_block',
-                 '_same_minor', '_same')
+    __slots__ = ('_max_fields', '_max_body', '_request', '_body', '_expect')
 
     field = _REQUEST_FIELD
 
@@ -303,7 +354,6 @@ class RequestReader(_Reader):
         self._request = None  # its head is read, its body is not complete
         self._body = None
         self._expect = False
-        self._same_block = self._same_minor = self._same = None
 
     def feed(self, data):
         """Take bytes from the guest. What follows an error or a last request is dropped."""
@@ -369,35 +419,38 @@ class RequestReader(_Reader):
 
     def _read_head(self):
         """A Request without its body, whose framing is left in _length; None if incomplete."""
-        block = self._block(self._max_head)
-        if block is None:
-            return None
-        line = _REQUEST_LINE.match(block) or _ABSOLUTE_LINE.match(block)
-        if line is None:
-            raise _request_line_fault(block)
-        method, target, minor = line.groups()
-        self._length = 0
-        block = block[line.end():]
-        if block == self._same_block and minor == self._same_minor:
-            headers, keep_alive = self._same
+        buf, line, rest = self._buf, None, None
+        if not self._pos and len(buf) <= self._max_head and type(buf) is bytes:
+            line = _REQUEST_LINE.match(buf)
+            rest = line and buf[line.start(3):]
+        if rest in _KNOWN:
+            self._pos = len(buf)
         else:
-            headers, keep_alive = self._judge(block, minor)
+            block = self._block(self._max_head)
+            if block is None:
+                return None
+            line = line or _REQUEST_LINE.match(block) or _ABSOLUTE_LINE.match(block)
+            if line is None:
+                raise _request_line_fault(block)
+            rest = block[line.start(3):] + b'\r\n'
+        self._length = 0
+        headers, keep_alive = _KNOWN.get(rest) or self._judge(rest)
+        if len(headers) > self._max_fields:
+            raise ProtocolError(431, 'too many header fields')
+        method, target, minor = line.groups()
         return Request(method, target or b'/', 1 if minor == b'1' else 0, list(headers), b'',
                        keep_alive)
 
-    def _judge(self, block, digit):
+    def _judge(self, rest):
         """The fields of a request and what follows from them: (headers, keep_alive), and _length.
 
-        The next request of a connection mostly repeats the fields of the one before. So the last
-        block is remembered, unless a body comes with it or it is longer than clients write.
+        rest: the head from its version's last digit on. It is remembered if no body follows.
         """
-        headers = [(name.lower(), value) for name, value in self._fields(block)]
-        if len(headers) > self._max_fields:
-            raise ProtocolError(431, 'too many header fields')
+        headers = [(name.lower(), value) for name, value in self._fields(rest[1:-2])]
         fields = dict(headers)
         if len(fields) != len(headers):
             _refuse_repeated(headers)
-        minor = 1 if digit == b'1' else 0
+        minor = 1 if rest[:1] == b'1' else 0
         host = fields.get(b'host')
         if host is None:
             if minor:
@@ -407,8 +460,10 @@ class RequestReader(_Reader):
         keep_alive = _keep_alive(headers, fields, minor)
         if b'content-length' in fields or b'transfer-encoding' in fields:
             self._frame(fields, minor)
-        elif len(block) <= 512:
-            self._same_block, self._same_minor, self._same = block, digit, (headers, keep_alive)
+        elif len(rest) <= _KNOWN_SIZE and len(headers) <= _KNOWN_FIELDS:
+            if len(_KNOWN) >= _KNOWN_HEADS:
+                _KNOWN.clear()
+            _KNOWN[rest] = headers, keep_alive
         return headers, keep_alive
 
     def _frame(self, fields, minor):
@@ -460,7 +515,7 @@ class ResponseReader(_Reader):
 
         Raises ValueError if the connection cannot carry another request now: see keep_alive.
         """
-        if not self.keep_alive:
+        if self._method is not None or self._ended is not None or not self._keep:
             raise ValueError('the connection cannot carry another request')
         self._method = method
         self._in_head = True
@@ -479,8 +534,13 @@ class ResponseReader(_Reader):
         if self._method is None:
             raise self._fail(502, 'bytes that answer no request')
         self._started = True
-        self._append(data)
+        usual = None
+        if self._in_head and self._pos == len(self._buf) and self._method != b'HEAD':
+            usual = _USUAL_HEAD.match(data)
         try:
+            if usual and usual.end() <= self._max_head:
+                return self._usual_events(data, usual)
+            self._append(data)
             return self._events()
         except ProtocolError as error:
             reason = error.reason
@@ -500,17 +560,46 @@ class ResponseReader(_Reader):
             raise self._fail(502, 'closed within a response' if self._started
                              else 'closed before a response')
         self._method = None
-        return [(END, None)]
+        return [_END_EVENT]
 
     @property
     def keep_alive(self):
-        """No response is under way and the connection may carry another request."""
+        """No response is under way and the connection may carry another request.
+
+        Never after a response that has no body by rule (HEAD, 204, 304), whatever its sender thinks.
+        """
         return self._keep and self._method is None and self._ended is None
 
     @property
     def started(self):
         """A byte of the current (or, after END, the last) response has been seen."""
         return self._started
+
+    def _usual_events(self, data, match):
+        """What _events() gives, for data that begins with this match of _USUAL_HEAD."""
+        status, reason, length, chunked, option = match.groups()
+        end = match.end()
+        head = passing = data[:end - 2]
+        if chunked or option:
+            for group in (5, 4):  # the last one first
+                if match.group(group):
+                    passing = passing[:match.start(group)] + passing[match.end(group):]
+        events = [(HEAD, ResponseHead(int(status), reason, head, 1, (passing, not chunked)))]
+        if length and int(length) == len(data) - end:
+            if end < len(data):
+                events.append((BODY, data[end:]))
+            events.append(_END_EVENT)
+            self._method = None
+            return events
+        self._in_head = False
+        self._buf = data
+        self._pos = self._seen = end
+        if chunked:
+            self._begin_chunks(None)
+        else:
+            self._length = int(length)
+        self._read_body(events)
+        return events
 
     def _events(self):
         events = []
@@ -530,7 +619,8 @@ class ResponseReader(_Reader):
                 return None
             line = _STATUS_LINE.match(block)
             if line is None:
-                raise ProtocolError(502, 'malformed status line')
+                raise ProtocolError(502, 'line end is not CR LF' if _BARE_LINE_END.search(block)
+                                    else 'malformed status line')
             minor, status, reason = line.groups()
             status = int(status)
             headers = self._fields(block[line.end():])
@@ -555,6 +645,8 @@ class ResponseReader(_Reader):
             self._length = _UNTIL_CLOSE
         if self._method == b'HEAD' or status in _BODILESS:
             self._length = 0
+            # A sender that errs here sends a body that would be the next one's answer.
+            self._keep = False
         elif self._length == _CHUNKED:
             self._begin_chunks(None)
         elif self._length == _UNTIL_CLOSE:
@@ -577,7 +669,7 @@ class ResponseReader(_Reader):
             self._length -= len(piece)
             done = not self._length
         if done:
-            events.append((END, None))
+            events.append(_END_EVENT)
             self._method = None
             if self._pos != len(self._buf):
                 self._keep = False
@@ -602,27 +694,15 @@ class ResponseWriter(object):
 
     def head(self, response):
         """Bytes of the status line and fields for a ResponseHead."""
-        status = response.status
-        lines = [b'HTTP/1.1 %d %s\r\n' % (status, response.reason)]
-        measured = False
-        for name, value in response.headers:
-            lower = name.lower()
-            if lower in _SPECIAL:
-                if lower == b'connection' and value.lower() not in _USUAL_OPTIONS:
-                    return self.head(_without_named(response))
-                if lower != b'content-length' or status == 204:  # RFC 9110 8.6
-                    continue
-                measured = True
-            lines.append(b'%s: %s\r\n' % (name, value))
-        self._bodiless = self._request.method == b'HEAD' or status in _BODILESS
+        head, measured = response.passing()
+        self._bodiless = self._request.method == b'HEAD' or response.status in _BODILESS
         if not (measured or self._bodiless):
             if self._request.minor:
                 self._chunked = True
-                lines.append(b'Transfer-Encoding: chunked\r\n')
+                head += b'Transfer-Encoding: chunked\r\n'
             else:
                 self._close = True
-        lines.append(_connection(self._request, self._close))
-        return b''.join(lines)
+        return head + _connection(self._request, self._close)
 
     def body(self, data):
         """Bytes for a piece of the body; nothing for an empty piece or where no body is due."""
@@ -677,6 +757,22 @@ def _connection(request, close):
     if close:
         return b'Connection: close\r\n\r\n'
     return b'\r\n' if request.minor else b'Connection: keep-alive\r\n\r\n'
+
+
+def _end_to_end(response):
+    """ResponseHead.passing(), field by field."""
+    lines = [b'HTTP/1.1 %d %s\r\n' % (response.status, response.reason)]
+    measured = False
+    for name, value in response.headers:
+        lower = name.lower()
+        if lower in _SPECIAL:
+            if lower == b'connection' and value.lower() not in _USUAL_OPTIONS:
+                return _end_to_end(_without_named(response))
+            if lower != b'content-length' or response.status == 204:  # RFC 9110 8.6
+                continue
+            measured = True
+        lines.append(b'%s: %s\r\n' % (name, value))
+    return b''.join(lines), measured
 
 
 def _without_named(response):

@@ -108,9 +108,9 @@ def cut(data, places):
     return [data[a:b] for a, b in zip(edges, edges[1:])]  # noqa: B905
 
 
-def outcome(pieces):
+def outcome(pieces, limits=LIMITS):
     """All that a server learns from a stream: its requests, and the error or the final stage."""
-    reader = http1.RequestReader(**LIMITS)
+    reader = http1.RequestReader(**limits)
     seen = []
     for piece in pieces:
         reader.feed(piece)
@@ -184,11 +184,9 @@ def path_of(target):
     return target
 
 
-@prop(data=streams)
-def test_what_we_accept_h11_accepts_with_the_same_meaning(data):
-    h11 = pytest.importorskip('h11')
-    theirs = by_h11(h11, data)
-    for number, mine in enumerate(item for item in outcome([data]) if len(item) == 6):
+def check_meaning(ours, theirs):
+    """Fails if a request of ours, as outcome() gives them, is not the same to h11."""
+    for number, mine in enumerate(ours):
         assert len(theirs) > number, 'h11 refuses %r' % (mine,)
         method, target, minor, headers, body, keep = theirs[number]
         assert mine[0] == method
@@ -202,11 +200,19 @@ def test_what_we_accept_h11_accepts_with_the_same_meaning(data):
         assert mine[5] == keep
 
 
+@prop(data=streams)
+def test_what_we_accept_h11_accepts_with_the_same_meaning(data):
+    h11 = pytest.importorskip('h11')
+    theirs = by_h11(h11, data)
+    check_meaning([item for item in outcome([data]) if len(item) == 6], theirs)
+
+
 # Responses
 
 upstream_fields = st.sampled_from([
     b'Content-Type: a/b', b'X-Odd_Name: \xff', b'Connection: close', b'Connection: x-hop',
-    b'X-Hop: 1', b'Keep-Alive: timeout=5', b'Trailer: Digest', b'Set-Cookie: a', b'ETag: "x"'])
+    b'X-Hop: 1', b'Keep-Alive: timeout=5', b'Trailer: Digest', b'Set-Cookie: a', b'ETag: "x"',
+    b'Connection: Keep-Alive', b'X-A:b', b'X-A: \t c ', b'Empty:', b'TEX: a', b'X-te: b'])
 
 
 @st.composite
@@ -227,7 +233,8 @@ def exchanges(draw):
             content = b''.join(b'%x;e\r\n%s\r\n' % (len(piece), piece)
                                for piece in cut(body, draw(cuts)) if piece) + b'0\r\nA: b\r\n\r\n'
     minor = 1 if framing == 'chunked' else draw(st.sampled_from([0, 1]))
-    head = b'HTTP/1.%d %d Odd\r\n' % (minor, status)
+    reason = draw(st.sampled_from([b' OK', b' OK', b' Odd one ', b' ', b'']))
+    head = b'HTTP/1.%d %d%s\r\n' % (minor, status, reason)
     head += b''.join(line + b'\r\n' for line in draw(st.permutations(lines))) + b'\r\n'
     return request, head + content, body, framing == 'close'
 
@@ -246,22 +253,54 @@ def relay(request, pieces, close):
     return out + writer.end(), writer.close, events
 
 
+def answer(request, pieces, max_head=65536):
+    """All that a server learns from upstream's bytes, then closed, and what a guest gets of them.
+
+    Of what goes wrong only the reason: how much came before depends on the cut.
+    """
+    reader = http1.ResponseReader(max_head)
+    reader.expect(request.method)
+    writer = http1.ResponseWriter(request)
+    body = b''
+    try:
+        for piece in pieces + [None]:
+            for kind, value in reader.eof() if piece is None else reader.feed(piece):
+                if kind == http1.HEAD:
+                    head = value
+                    out = writer.head(value)
+                elif kind == http1.BODY:
+                    body += value
+                else:  # in one chunk, if it goes chunked: of how many it is depends on the cut
+                    out += writer.body(body) + writer.end()
+                    return (head.status, head.reason, head.minor, head.headers, body, out,
+                            writer.close)
+    except http1.ProtocolError as error:
+        return error.status, error.reason
+
+
 @prop(exchange=exchanges(), places=cuts)
 def test_a_response_passes_unharmed_however_it_was_cut(exchange, places):
     request, data, body, close = exchange
-    _, _, events = relay(request, cut(data, places), close)
+    events = relay(request, cut(data, places), close)[2]
     assert b''.join(value for kind, value in events if kind == http1.BODY) == body
-    whole = relay(request, [data], close)[2][0][1]
-    assert (whole.status, whole.headers) == (events[0][1].status, events[0][1].headers)
+    assert answer(request, cut(data, places)) == answer(request, [data])
 
 
-@prop(exchange=exchanges(), places=cuts)
-def test_a_guest_reads_the_response_as_upstream_meant_it(exchange, places):
-    h11 = pytest.importorskip('h11')
-    request, data, body, close = exchange
-    out, closed, events = relay(request, cut(data, places), close)
-    guest = h11.Connection(h11.CLIENT)
-    guest.send(h11.Request(method=request.method, target=b'/', headers=[('Host', 'h')]))
+@prop(exchange=exchanges(), edits=st.lists(st.tuples(st.integers(0, 200), nasty), max_size=2),
+      places=cuts, max_head=st.sampled_from([60, 100, 300]))
+def test_any_cut_of_upstreams_bytes_gives_the_same_answer(exchange, edits, places, max_head):
+    request, data = exchange[:2]
+    for place, insert in edits:
+        data = data[:place] + insert + data[place + len(insert) // 2:]
+    whole = answer(request, [data], max_head)
+    assert answer(request, cut(data, places), max_head) == whole
+    assert answer(request, [data[i:i + 1] for i in range(len(data))], max_head) == whole
+
+
+def check_guest_reads(h11, method, out, closed, status, body):
+    """Fails if h11 as the guest does not take these bytes for one answer, and all of it."""
+    guest = h11.Connection(h11.CLIENT, max_incomplete_event_size=1 << 20)
+    guest.send(h11.Request(method=method, target=b'/', headers=[('Host', 'h')]))
     guest.send(h11.EndOfMessage())
     guest.receive_data(out)
     if closed:
@@ -272,9 +311,17 @@ def test_a_guest_reads_the_response_as_upstream_meant_it(exchange, places):
         if type(event) is h11.EndOfMessage:
             break
         got += bytes(event.data)
-    assert (head.status_code, got) == (events[0][1].status, body)
+    assert (head.status_code, got) == (status, body)
     assert closed or guest.trailing_data == (b'', False)
     assert (guest.their_state is h11.MUST_CLOSE or guest.their_state is h11.CLOSED) == closed
+
+
+@prop(exchange=exchanges(), places=cuts)
+def test_a_guest_reads_the_response_as_upstream_meant_it(exchange, places):
+    h11 = pytest.importorskip('h11')
+    request, data, body, close = exchange
+    out, closed, events = relay(request, cut(data, places), close)
+    check_guest_reads(h11, request.method, out, closed, events[0][1].status, body)
 
 
 @prop(exchange=exchanges(), edits=st.lists(st.tuples(st.integers(0, 200), nasty), max_size=2),

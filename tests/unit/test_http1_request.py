@@ -376,6 +376,33 @@ def test_remembered_fields_are_those_of_this_request():
     assert reader.next_request().keep_alive and not reader.next_request().keep_alive
 
 
+def test_what_one_connection_knows_passes_no_limit_of_another():
+    data = head(b'GET / HTTP/1.1', *[b'X: y'] * 5)
+    assert len(read(data).headers) == 6
+    assert len(read(data, max_fields=6, max_head=len(data)).headers) == 6
+    assert refusal(data, max_fields=5).status == 431
+    assert refusal(data, max_head=len(data) - 1).status == 431
+
+
+def test_what_is_remembered_is_bounded():
+    for number in range(3000):
+        read(head(b'GET / HTTP/1.1', b'X: %d' % number))
+        read(head(b'GET / HTTP/1.1', b'X: %d' % number + b'y' * 1000))
+    assert 0 < len(http1._KNOWN) <= 512
+    assert max(len(known) for known in http1._KNOWN) <= 192
+
+
+def test_what_is_remembered_holds_for_what_is_alike_to_the_last_byte():
+    fields = b'\r\nHost: h\r\nX: y'
+    for _ in range(2):
+        assert read(b'GET / HTTP/1.1' + fields + b'\r\n\r\n').headers[1] == (b'x', b'y')
+        assert read(b'GET / HTTP/1.1' + fields + b'\r\n') is None
+        assert read(b'GET / HTTP/1.1\r\n') is None
+        assert read(b'PUT / HTTP/1.1' + fields + b' \r\nContent-Length: 1\r\n\r\na').body == b'a'
+        assert refusal(b'GET / HTTP/1.1' + fields + b'\x00\r\n\r\n').status == 400
+        assert refusal(b'GET / HTTP/1.2' + fields + b'\r\n\r\n').status == 505
+
+
 def test_a_body_is_never_remembered():
     reader = http1.RequestReader()
     put = head(b'PUT / HTTP/1.1', b'Content-Length: 1')
