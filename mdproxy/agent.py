@@ -91,6 +91,13 @@ class AgentCore(object):
     def _looked_up(self, outcome, exchange):
         if exchange.gone:
             return
+        try:
+            self._go_on(outcome, exchange)
+        except Exception:           # nobody above us would answer the guest
+            _log.exception('error after a port lookup')
+            self._answer(exchange, 500, 'internal error', '')
+
+    def _go_on(self, outcome, exchange):
         if outcome.reason != ports.FOUND:
             if outcome.reason == ports.ERROR:
                 self._answer(exchange, 503, 'the port API does not answer', outcome.detail,
@@ -140,9 +147,8 @@ class Agent(service.Service):
     def __init__(self, loop, options):
         super(Agent, self).__init__(loop, 'agent', {}, options)
         self._core = AgentCore(self, options)
-        self._link = None
-        self._link_with(options)
-        self._own = None            # stat of our socket file
+        self._link = self._new_link(options)
+        self._own = None            # path and stat of our socket file
 
     def serve(self):
         """Accept proxies on the unix socket and, with agent_listen, those that sign over TCP.
@@ -154,14 +160,15 @@ class Agent(service.Service):
         if options.agent_listen:
             remote = [namespaces.open_listener(*options.agent_listen)]
         local = unixsocket.listen(options.metadata_proxy_socket, options.metadata_proxy_socket_mode)
-        self._own = os.stat(options.metadata_proxy_socket)
+        self._own = options.metadata_proxy_socket, os.stat(options.metadata_proxy_socket)
         self.listen([local], self.handle, self._refused)
         if remote:
             self.listen(remote, self.handle_signed, self._refused)
 
     def configure(self, options):
+        new_link = self._new_link(options)
         self._core.configure(options)
-        self._link_with(options)
+        self._link = new_link
         super(Agent, self).configure(options)
 
     def describe(self):
@@ -170,7 +177,10 @@ class Agent(service.Service):
     def drain(self, drained):
         """Stop accepting, answer what is under way, then call drained()."""
         if self._own:
-            unixsocket.remove(self.options.metadata_proxy_socket, self._own)
+            try:
+                unixsocket.remove(*self._own)
+            except OSError as error:
+                _log.warning('%s is left over: %s', self._own[0], error.strerror)
         super(Agent, self).drain(drained)
 
     def close(self):
@@ -193,9 +203,9 @@ class Agent(service.Service):
         """Answer a request that came over TCP."""
         self.handle(exchange, self._link)
 
-    def _link_with(self, options):
-        if options.agent_listen or self._link:      # the listener stays, and with it the need
-            self._link = link.Link(options.link_secret, options.link_window)
+    def _new_link(self, options):
+        if options.agent_listen or self.options.agent_listen:   # a listener stays until a restart
+            return link.Link(options.link_secret, options.link_window)
 
     def _refused(self, peer, status, text, detail=''):
         self.requests.failed('proxy ' + (peer or 'on the unix socket'), status, text, detail)

@@ -4,7 +4,7 @@ Rules kept:
 
 - What is signed is all that the agent acts on: who asks (router or network, guest), when, and the
   method, target, Content-Type and body that go to nova. What is not signed is not used.
-- Stale, altered, repeated or missing: 403, and the log says which. The one secret of the link is
+- Stale, altered or missing: 403, and the log says which. The one secret of the link is
   not nova's, so that a network node that is broken into cannot sign instance ids.
 - A signature tells who speaks and hides nothing. Who can read the network reads the answers too,
   and can ask again what he saw for as long as the window lasts; a network that is not trusted so
@@ -54,7 +54,7 @@ class Link(object):
                              'is not the same on both sides')
         late = self._clock() - int(sent_at)     # digits: it was signed
         if abs(late) > self._window:
-            raise TrustError(403, 'X-Mdproxy-Time', '%d s %s: repeated, or the clocks differ'
+            raise TrustError(403, 'X-Mdproxy-Time', '%d s %s: sent again by somebody, or the clocks differ'
                              % (abs(late), 'old' if late > 0 else 'ahead'))
 
     def _sign(self, identity, guest_ip, request, now):

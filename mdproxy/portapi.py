@@ -144,16 +144,15 @@ class JsonClient(object):
         return self._local.session
 
     def _body(self, response, url, deadline):
-        pieces, size = [], 0
+        body = bytearray()      # one block, which the allocator can give back
         for piece in response.iter_content(_PIECE):
-            pieces.append(piece)
-            size += len(piece)
-            if size > _ANSWER_SIZE:
+            body += piece
+            if len(body) > _ANSWER_SIZE:
                 raise ApiError('%s: the answer is larger than %d bytes' % (url, _ANSWER_SIZE))
             if monotonic() > deadline:
                 raise ApiError('%s: no complete answer within %g s' % (url, self._timeout),
                                silent=True)
-        return b''.join(pieces)
+        return body
 
 
 class Keystone(object):

@@ -7,6 +7,8 @@ Rules kept:
 - Whoever asks for the same waits for the same lookup, and nobody waits without end.
 - A stale answer needs an API that fails or hangs. A queue that is long because many ask is no
   reason: behind a reused address there may be another instance.
+- Routers take turns, and what is missing does not push out what is known: a guest may ask from
+  many addresses.
 - An API that answers nobody is found out once, not once for every lookup that waits.
 - The log has one line when the API begins to fail, and one when it answers again.
 
@@ -21,11 +23,6 @@ import threading
 
 from .eventloop import monotonic
 
-try:
-    import queue
-except ImportError:         # 2.7
-    import Queue as queue
-
 FOUND, NONE, MANY, ERROR = 'found', 'none', 'many', 'error'
 ERROR_TTL = 1.0             # seconds until an API that failed is asked again
 CACHE_SIZE = 16384          # entries
@@ -33,6 +30,7 @@ CACHE_SIZE = 16384          # entries
 # ms; the least patient guest, cloud-init's reader for OpenStack, gives up after 5 s.
 STALE_AFTER = 1.0
 _PENDING = 16384            # lookups under way
+_PENDING_OF_ONE = 4096      # of one router; its own guests are fewer, addresses can be made up
 _FAREWELL = 0.5             # seconds that threads have to end
 _PATIENCE = 3               # times api_timeout: how long anybody waits for a lookup
 _CALM = 5.0                 # seconds without a failure until the API counts as well again
@@ -81,6 +79,53 @@ class _Lookup(object):
         self.begun_at, self.waiters = None, [waiter]
 
 
+class _Turns(object):
+    """Lookups that wait for a thread; from any thread. Each router (or network) has its own queue, and
+    they take turns, so that one with many guests keeps none but its own waiting."""
+
+    def __init__(self):
+        self._changed = threading.Condition()
+        self._queues = {}                       # identity -> deque of lookups, none empty
+        self._turns = collections.deque()       # identities with a queue
+        self._closed = False
+
+    def put(self, lookup):
+        """Add one; its key's first part is the identity."""
+        identity = lookup.key[0]
+        with self._changed:
+            if identity not in self._queues:
+                self._queues[identity] = collections.deque()
+                self._turns.append(identity)
+            self._queues[identity].append(lookup)
+            self._changed.notify()
+
+    def get(self):
+        """Wait for the next one; None when closed."""
+        with self._changed:
+            while not (self._turns or self._closed):
+                self._changed.wait()
+            if self._closed:
+                return None
+            identity = self._turns.popleft()
+            queue = self._queues[identity]
+            lookup = queue.popleft()
+            if queue:
+                self._turns.append(identity)
+            else:
+                del self._queues[identity]
+            return lookup
+
+    def waiting(self, identity):
+        """How many of an identity wait."""
+        return len(self._queues.get(identity, ()))
+
+    def close(self):
+        """Let every `get` give None."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+
+
 class _Health(object):
     """How the API is, as far as lookups show it."""
 
@@ -120,9 +165,10 @@ class PortLookup(object):
             # it or not. Every 1000 costs them 50 us at most and gives the loop 6 %.
             sys.setcheckinterval(1000)
         self._loop = loop
-        self._cache = collections.OrderedDict()     # key -> _Known, the oldest first
+        self._cache = collections.OrderedDict()     # key -> _Known that was FOUND, the oldest first
+        self._missing = collections.OrderedDict()   # the same, of what was not FOUND
         self._under_way = {}                        # key -> _Lookup
-        self._jobs = queue.Queue()
+        self._jobs = _Turns()
         self._threads = []
         self._answered_at = _LONG_AGO               # when the API last said anything
         self._health = _Health()
@@ -140,13 +186,13 @@ class PortLookup(object):
         self._patience = options.api_timeout * _PATIENCE
         self._threads_allowed = options.api_threads
         self._silence = _LONG_AGO, None             # when nobody answered, and that Outcome
-        for known in self._cache.values():
+        for known in list(self._cache.values()) + list(self._missing.values()):
             known.believe(self._ttl[known.outcome.reason])
 
     def find(self, identity, ip, callback, *args):
         """callback(outcome, *args): at once when the answer is known, else later on the loop."""
         key, now = (identity, ip), self._loop.now
-        known = self._cache.get(key)
+        known = self._cache.get(key) or self._missing.get(key)
         if known is not None and now < known.until:
             self.outcomes[known.counted] += 1
             callback(known.outcome, *args)
@@ -156,7 +202,8 @@ class PortLookup(object):
             lookup.waiters.append(('shared', callback, args))
             if now >= self._hung_at(lookup) and self._is_usable(known):
                 self._dismiss(lookup, known.outcome, 'stale')
-        elif len(self._under_way) < _PENDING:
+        elif (len(self._under_way) < _PENDING
+              and self._jobs.waiting(identity) < _PENDING_OF_ONE):
             self._begin(_Lookup(key, now, now + self._patience, ('miss', callback, args)))
         else:
             self._tell([('miss', callback, args)],
@@ -172,12 +219,12 @@ class PortLookup(object):
         health = self._health
         return {'api': health.state, 'last_error': health.error,
                 'since': None if health.since is None else self._loop.now - health.since,
-                'cached': len(self._cache),
+                'cached': len(self._cache) + len(self._missing),
                 'waiting': sum(len(lookup.waiters) for lookup in self._under_way.values())}
 
     def close(self):
         """End the threads. One that waits for the API is not waited for; it is a daemon."""
-        self._jobs.put(None)
+        self._jobs.close()
         end = monotonic() + _FAREWELL
         for thread in self._threads:        # else 2.7 takes the modules away under their feet
             thread.join(max(0, end - monotonic()))
@@ -196,9 +243,18 @@ class PortLookup(object):
         while True:
             lookup = self._jobs.get()
             if lookup is None:
-                self._jobs.put(None)        # for the next thread
                 return
-            self._loop.call_soon_threadsafe(self._arrived, lookup, self._resolve(lookup))
+            if lookup.waiters:
+                self._loop.call_soon_threadsafe(self._arrived, lookup, self._resolve(lookup))
+            else:
+                self._loop.call_soon_threadsafe(self._left_alone, lookup)
+
+    def _left_alone(self, lookup):
+        """Nobody waited for it any more when its turn came."""
+        if lookup.waiters:          # but now
+            self._jobs.put(lookup)
+        else:
+            del self._under_way[lookup.key]
 
     def _resolve(self, lookup):
         """The Outcome of a lookup: that of the API, or of another that was not answered since.
@@ -231,9 +287,11 @@ class PortLookup(object):
                 self._tell(lookup.waiters, known.outcome, 'stale')
                 return
         self._cache.pop(key, None)          # so that the oldest answer stays the first
-        if len(self._cache) >= CACHE_SIZE:
-            self._cache.popitem(last=False)
-        known = self._cache[key] = _Known(outcome, now)
+        self._missing.pop(key, None)
+        cache = self._cache if outcome.reason == FOUND else self._missing
+        if len(cache) >= CACHE_SIZE:
+            cache.popitem(last=False)
+        known = cache[key] = _Known(outcome, now)
         known.believe(self._ttl[outcome.reason])
         self._tell(lookup.waiters, outcome)
 

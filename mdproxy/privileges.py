@@ -62,7 +62,7 @@ def make_folder(folder, user, group=None):
     new = '%s.%d' % (folder, os.getpid())
     try:
         os.mkdir(new, 0o750)
-        os.chown(new, uid, gid)
+        os.lchown(new, uid, gid)    # no link that somebody put there meanwhile
         os.rename(new, folder)
     except OSError as error:
         if os.path.isdir(new):

@@ -31,8 +31,6 @@ class Proxy(service.Service):
     Raises ValueError when the name of an agent, or with builtin_agent of nova, cannot be resolved.
     """
 
-    fixed = service.Service.fixed + ('builtin_agent',)
-
     def __init__(self, loop, identity, options):
         super(Proxy, self).__init__(loop, 'proxy', {identity.kind: identity.id}, options)
         self._identity = identity
@@ -50,6 +48,8 @@ class Proxy(service.Service):
         self.listen(listeners, handler, self._refused, limited=True)
 
     def configure(self, options):
+        if options.builtin_agent != self.options.builtin_agent:
+            raise ValueError('builtin_agent has changed; that takes a restart')
         if self._builtin:
             self._builtin.configure(options)
         else:

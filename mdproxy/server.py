@@ -18,6 +18,7 @@ handler(exchange) is called for every complete request, and has to see to it tha
 with `respond`, or by relaying an answer from elsewhere with `relay` as it comes. In the latter case
 `exchange.source` is whoever sends it, with pause(), resume() and cancel().
 """
+import heapq
 import logging
 import socket
 import struct
@@ -39,6 +40,8 @@ HIGH = 131072           # bytes of output waiting from which on a source is paus
 _LINGER = 2.0           # seconds that what comes after a refused request is read and dropped
 _FIRST_REQUEST = 1.0    # seconds a new connection has for its request while we drain
 _OVERFLOW = 128         # connections above the limit that are told so, not just closed
+_ROOM, _ROOM_AFTER = 64, 1.0    # idle connections that give way to new ones at once; seconds idle
+_GUESTS_HEAD, _RELAYED_HEAD = 16384, 20480      # bytes; a proxy adds fields of its own
 _RESET = struct.pack('ii', 1, 0)
 _ALLOW = ((b'Allow', b'GET, HEAD, POST, PUT'),)
 RETRY_AFTER = ((b'Retry-After', b'2'),)
@@ -161,7 +164,7 @@ class GuestConnection(eventloop.Stream):
         self.peer = peer
         self.last = server.draining
         self._server = server
-        self._reader = RequestReader(max_body=server.options.max_body)
+        self._reader = RequestReader(server.max_head, max_body=server.options.max_body)
         self._exchange = None
         self._pumping = False   # requests are being taken further up the stack
         self._stage = 'idle'    # of the reader, when a deadline was last set for it
@@ -198,10 +201,17 @@ class GuestConnection(eventloop.Stream):
         if close:
             self._finish()
         elif not self._pumping and not self.buffered:
-            if self._reader.idle and not (self.last or self._ended):    # as a rule
+            if self._reader.idle and self._reading and not (self.last or self._ended):  # as a rule
+                self._ahead = 0
                 self.set_deadline(self.loop.now + self._server.options.idle_timeout)
             else:
                 self._pump()
+
+    def idle_since(self):
+        """Since when there is nothing to do, by the loop's clock; NEVER when there is."""
+        if self._exchange or self.buffered or self._closing or not self._reader.idle:
+            return eventloop.NEVER
+        return self.deadline - self._server.options.idle_timeout
 
     def refuse(self, status, reason, headers=()):
         """Answer what could not be read as a request, and close."""
@@ -313,6 +323,8 @@ class GuestConnection(eventloop.Stream):
         self._stage = stage
         if stage == 'body' and self._reader.expects_continue():
             self.write(CONTINUE)
+            if self.buffered:           # then its deadline is that of writing; the body's comes after
+                self._stage = 'idle'
         if not self._reading:
             self.resume_reading()
 
@@ -344,13 +356,15 @@ class Server(object):
     refused(peer, status, text) is told of what the server answered itself, to log it (status 0: it
     could not answer). observe(status, seconds) is told of every answer: status 0 when it was not
     complete, seconds None when what was refused was not a request. limited: those who ask are guests,
-    and what options say of one address holds for each.
+    and what options say of one address holds for each; else they are proxies of ours.
     """
 
     def __init__(self, loop, listeners, handler, refused, options, observe=None, limited=False):
         self.loop, self.handler, self.refused = loop, handler, refused
         self.observe = observe or _unobserved
         self._limited = limited
+        self.max_head = _GUESTS_HEAD if limited else _RELAYED_HEAD
+        self._full_until = 0        # no use to look for room before
         self.connections = set()
         self.draining = False
         self._drained = None
@@ -391,10 +405,11 @@ class Server(object):
         self._check_drained()
 
     def _accepted(self, sock, address):
-        peer = _host(address)
-        of_peer = self._of_peer.get(peer, 0)
-        limit = self.options.max_connections
+        peer, limit = _host(address), self.options.max_connections
         peer_limit = self._limited and self.options.max_connections_per_guest or limit
+        if len(self.connections) >= limit:
+            self._make_room()
+        of_peer = self._of_peer.get(peer, 0)
         if len(self.connections) >= limit + _OVERFLOW or of_peer >= peer_limit + _OVERFLOW:
             sock.close()
             return
@@ -409,6 +424,17 @@ class Server(object):
             return
         self.refused(connection.peer, 503, reason)
         connection.refuse(503, 'too many connections', RETRY_AFTER)
+
+    def _make_room(self):
+        """Close those that have been idle the longest: they lose nothing, who comes would."""
+        now, idle = self.loop.now, []
+        if now >= self._full_until:
+            latest = now - _ROOM_AFTER
+            idle = [one for one in self.connections if one.idle_since() <= latest]
+            for one in heapq.nsmallest(_ROOM, idle, key=GuestConnection.idle_since):
+                one.close()
+            if not idle:
+                self._full_until = now + _ROOM_AFTER
 
     def _check_drained(self):
         if self.draining and not self.connections and self._drained is not None:

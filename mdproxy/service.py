@@ -63,9 +63,14 @@ class Service(object):
             if getattr(options, name) != getattr(self.options, name):
                 _log.warning('%s has changed; that takes a restart', name)
         self.options = options
+        self.raise_limits()
         logging.getLogger().setLevel(options.log_level.upper())
         for one in self._servers:
             one.configure(options)
+
+    def raise_limits(self):
+        """Have descriptors for max_connections, each with one to the next hop."""
+        eventloop.raise_file_limit(2 * self.options.max_connections + 64)
 
     def drain(self, drained):
         """Stop accepting, answer what is under way, then call drained()."""
@@ -111,7 +116,7 @@ def run(service, sources, status_listener=None):
         else:
             _log.info('the configuration was read again')
 
-    eventloop.raise_file_limit(2 * service.options.max_connections + 64)
+    service.raise_limits()
     service.tell([status_listener] if status_listener else [])
     service.loop.on_signal(signal.SIGHUP, read_again)
     try:

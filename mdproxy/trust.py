@@ -21,7 +21,6 @@ _ID_HEADERS = {
     'quantum': {'router': b'X-Quantum-Router-ID', 'network': b'X-Quantum-Network-ID'},
     'neutron': {'router': b'X-Neutron-Router-ID', 'network': b'X-Neutron-Network-ID'},
 }
-FAMILIES = tuple(sorted(_ID_HEADERS))
 _KINDS = dict((header.lower(), (kind, header))
               for family in _ID_HEADERS.values() for kind, header in family.items())
 _UUID = re.compile(br'[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}\Z')

@@ -16,7 +16,6 @@ import socket
 import stat
 
 _BACKLOG = 65535        # the kernel cuts it to net.core.somaxconn
-_NOBODY = frozenset((errno.ENOENT, errno.ECONNREFUSED))
 
 
 class SocketError(Exception):

@@ -7,9 +7,12 @@ Rules kept:
   of its answer came: once more to the same endpoint when it was on a pooled connection, which the
   other side may have closed while the request was on its way (RFC 9112 9.3.1), and once to every
   other endpoint. What is not repeated is never sent on a pooled connection, so that it need not be.
-- Endpoints that are well take turns. One that gave no connection, broke one off or kept silent is
-  asked again by a single request after a pause, longer each time, or when all are ill. A request that
-  got no connection goes to the next; one that got no answer in time does not, it is late already.
+- Endpoints that are well take turns. One that gave no connection, closed one without a word or kept
+  silent is asked again by a single request after a pause, longer each time, or when all are ill. An
+  answer that breaks off or makes no sense is no such sign: a guest may be able to ask for it. A
+  request that got no connection goes to the next; one that got no answer in time does not, it is
+  late already.
+- Between requests a few connections are kept, more for a moment: the agent serves many routers.
 - Every wait is limited: connecting by connect_timeout, and each silence of the other side by
   answer_timeout. While the guest does not read, the other side is not read either, and no clock
   runs.
@@ -31,12 +34,16 @@ from . import eventloop
 from .http1 import END, HEAD, ProtocolError, ResponseReader, format_request
 
 UNREACHABLE, TIMEOUT, BROKEN = 'unreachable', 'timeout', 'broken'
-_IDLE_LIMIT = 256      # connections kept for later
+_IDLE_LIMIT = 256      # connections kept for later, most of them
+_KEPT, _MOMENT = 16, 1.0    # only for a moment (seconds) when there are so many already
 _PENDING = frozenset((errno.EINPROGRESS, errno.EALREADY, errno.EINTR, errno.EAGAIN))
 _REPEATABLE = frozenset((b'GET', b'HEAD'))
 _TAILS = 4096           # heads remembered
 _AGAIN_AFTER = 0.01     # seconds until a unix socket whose backlog was full is tried again
 _PAUSES = (1.0, 16.0)   # seconds an endpoint that failed is left alone: first, longest
+_QUIET = 1.0            # seconds between two log lines of an endpoint that comes and goes
+# Of our own: the endpoint is not to blame.
+_OURS = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM))
 
 _log = logging.getLogger('mdproxy.upstream')
 
@@ -81,6 +88,7 @@ class Upstream(object):
         self.pools = [Pool(loop, endpoint, connect_timeout, answer_timeout, idle_timeout)
                       for endpoint in endpoints]
         self._loop = loop
+        self._turn = 0
 
     def forward(self, exchange, payload, failed, refused=None):
         """Send a request's bytes and relay the answer to the exchange.
@@ -89,10 +97,7 @@ class Upstream(object):
         of the answer, the exchange was aborted before. refused(exchange, ResponseHead) is called
         with a head whose status is 400 or more.
         """
-        pools = self.pools
-        if len(pools) > 1:
-            pools.append(pools.pop(0))
-            pools = self._by_health()
+        pools = self.pools if len(self.pools) == 1 else self._in_turn()
         call = exchange.source = Call(exchange, payload, pools, failed, refused)
         pools[0].carry(call)
 
@@ -109,13 +114,16 @@ class Upstream(object):
         for pool in self.pools:
             pool.close()
 
-    def _by_health(self):
-        """All pools: first those that are well in turn, last who failed most recently."""
+    def _in_turn(self):
+        """All pools: those that are well by turns, then the others, that which failed last at the end."""
         now = self._loop.now
-        order = sorted(self.pools, key=lambda pool: pool.asked_again_at if pool.down_since
-                       and pool.asked_again_at > now else 0)
-        order[0].is_asked(now)
-        return order
+        well = [pool for pool in self.pools if pool.asked_again_at <= now]
+        if well:
+            self._turn = (self._turn + 1) % len(well)
+            well = well[self._turn:] + well[:self._turn]
+            well[0].is_asked(now)
+        return well + sorted((pool for pool in self.pools if pool not in well),
+                             key=lambda pool: pool.asked_again_at)
 
 
 class Pool(object):
@@ -132,7 +140,7 @@ class Pool(object):
         self.idle_timeout = idle_timeout
         self.addresses = _resolve(endpoint)     # those that answered last come first
         self.failures, self.last_error = 0, ''
-        self.down_since = self.asked_again_at = self._pause = 0
+        self.down_since = self.asked_again_at = self._pause = self._quiet_until = 0
         self._idle = []
         self._closed = False
 
@@ -157,20 +165,26 @@ class Pool(object):
         if not self.down_since:
             self.down_since = now
             self._pause = _PAUSES[0]
-            _log.warning('%s is down: %s', self.name, detail)
+            self._say('is down: %s', detail)
         self.asked_again_at = now + self._pause
 
     def answers(self):
         """Note that it is well again."""
-        _log.warning('%s answers again after %.0f s', self.name, self.loop.now - self.down_since)
+        self._say('answers again after %.0f s', self.loop.now - self.down_since)
         self.down_since = self.asked_again_at = 0
 
+    def _say(self, text, value):
+        if self.loop.now >= self._quiet_until:
+            _log.warning('%s ' + text, self.name, value)
+            self._quiet_until = self.loop.now + _QUIET
+
     def keep(self, connection):
-        """Take a connection back; False when it is not wanted."""
-        if self._closed or len(self._idle) >= _IDLE_LIMIT:
-            return False
+        """Take a connection back; seconds for which it may wait here, 0 when it is not wanted."""
+        idle = len(self._idle)
+        if self._closed or idle >= _IDLE_LIMIT:
+            return 0
         self._idle.append(connection)
-        return True
+        return self.idle_timeout if idle < _KEPT else min(_MOMENT, self.idle_timeout)
 
     def forget(self, connection):
         """A connection has ended; it may have been idle."""
@@ -223,17 +237,21 @@ class Call(object):
             self.exchange.abort()       # else the guest would wait for ever
             self.cancel()
 
-    def fail(self, kind, detail):
-        """The present endpoint did not do it: ask the next one, or tell the one who asked."""
+    def fail(self, kind, detail, heard=False, ours=False):
+        """The present endpoint did not do it: ask the next one, or tell the one who asked.
+
+        heard: bytes of an answer came. ours: it was not asked, and no other can be.
+        """
         exchange, started = self.exchange, self.exchange.started
         self.carrier = None
         pool = self._pools[self._turn]
-        pool.failed(detail)
-        self._turn += 1
-        if kind is UNREACHABLE or (kind is BROKEN and self.repeatable and not started):
-            if self._turn < len(self._pools) and not exchange.gone:
-                self._pools[self._turn].carry(self)
-                return
+        if not (heard or ours):
+            pool.failed(detail)
+        again = kind is UNREACHABLE or kind is BROKEN and self.repeatable
+        if again and not (heard or ours or exchange.gone) and self._turn + 1 < len(self._pools):
+            self._turn += 1
+            self._pools[self._turn].carry(self)
+            return
         exchange.source = None
         if started:
             exchange.abort()
@@ -273,7 +291,11 @@ class Connecting(object):
             if self._address[0] != socket.AF_UNIX:
                 self._sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         except socket.error as error:
-            self._next_after(error)
+            if error.errno in _OURS:
+                self._drop()
+                self._call.fail(UNREACHABLE, error.strerror, ours=True)
+            else:
+                self._next_after(error)
         else:
             self._attempt(self._sock)
 
@@ -419,9 +441,12 @@ class Connection(eventloop.Stream):
             self._pool.answers()
         if events[-1][0] is END:
             self._call = call.carrier = None
-            if self._reader.keep_alive and not self.buffered and self._pool.keep(self):
+            patience = 0
+            if self._reader.keep_alive and not self.buffered:
+                patience = self._pool.keep(self)
+            if patience:
                 self._used = True
-                self.set_deadline(self.loop.now + self._pool.idle_timeout)
+                self.set_deadline(self.loop.now + patience)
             else:
                 self.close()
         else:
@@ -440,7 +465,7 @@ class Connection(eventloop.Stream):
     def _fail(self, kind, detail):
         call, self._call = self._call, None
         self.close()
-        call.fail(kind, detail)
+        call.fail(kind, detail, self._reader.started)
 
 
 def _resolve(endpoint):

@@ -185,6 +185,35 @@ def test_a_configuration_that_cannot_be_used_changes_nothing(tmpdir):
         assert path.guest()[0] == 200
 
 
+def test_what_was_refused_changed_nothing_at_all(tmpdir):
+    with remote(tmpdir) as (path, nova, port):
+        with Answering(keep_answering(OK)) as other:
+            path.configure(nova_metadata_port=other.port, agent_listen='', link_secret='')
+            path.agent.process.send_signal(signal.SIGHUP)
+            wait_until(lambda: 'stays as it was: link_secret is empty' in path.agent.log())
+            assert path.guest()[0] == 200
+            assert nova.requests and not other.requests
+
+
+def test_a_proxy_does_not_become_its_own_agent_on_the_way(tmpdir):
+    with Answering(keep_answering(OK)) as nova, Path(nova.port, tmpdir, builtin_agent=True) as path:
+        path.start_proxy()
+        path.configure(builtin_agent=False, metadata_proxy_shared_secret='')
+        path.proxy.process.send_signal(signal.SIGHUP)
+        wait_until(lambda: 'builtin_agent has changed; that takes a restart' in path.proxy.log())
+        assert path.guest()[0] == 200
+
+
+def test_an_agent_ends_although_its_socket_cannot_be_removed(tmpdir):
+    folder = tmpdir.mkdir('run')
+    with whole_path(tmpdir, keep_answering(OK),
+                    metadata_proxy_socket=str(folder.join('agent'))) as (path, _):
+        folder.rename(tmpdir.join('gone'))
+        tmpdir.join('run').write('not a folder')
+        assert path.agent.end()[0] == 0
+        assert 'is left over' in path.agent.log()
+
+
 def test_what_only_a_restart_changes_is_said(tmpdir):
     with whole_path(tmpdir, keep_answering(OK)) as (path, _):
         path.configure(metadata_proxy_socket=str(tmpdir.join('other')), agents=(path.socket,))

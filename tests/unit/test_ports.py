@@ -487,20 +487,79 @@ def test_the_cache_is_bounded_and_forgets_the_oldest(clock, timed, monkeypatch):
 def test_the_cache_is_bounded_with_stale_entries_too(clock, timed, monkeypatch):
     monkeypatch.setattr(ports, 'CACHE_SIZE', 3)
     lookups = timed()
-    for ip in '123':
+    for ip in '1234':
         lookups.find(ip)
         clock.arrived()
     clock.advance(20)
     lookups.api.outcome = DOWN
-    for ip in '1234':
+    for ip in '23456':
         lookups.find(ip)
         clock.arrived()
-    assert lookups.lookup.health()['cached'] == 3
+    assert lookups.lookup.health()['cached'] == 3 + 2
     clock.advance(20)
-    for ip in '321':                # 1 was confirmed before 2 and 3, and made room
+    for ip in '1234':               # 1 was confirmed first, and made room
         lookups.find(ip)
         clock.arrived()
-    assert [outcome.reason for outcome in lookups.answers[-3:]] == ['found', 'found', 'error']
+    assert [outcome.reason for outcome in lookups.answers[-4:]] == ['error'] + ['found'] * 3
+
+
+def test_addresses_that_nobody_has_do_not_push_out_those_that_somebody_has(clock, timed, monkeypatch):
+    monkeypatch.setattr(ports, 'CACHE_SIZE', 3)
+    lookups = timed()
+    lookups.find('1')
+    clock.arrived()
+    lookups.api.outcome = ports.Outcome(ports.NONE, None, 'no port')
+    for number in range(10):
+        lookups.find('made up %d' % number)
+        clock.arrived()
+    lookups.find('1')
+    assert lookups.counted()['hit'] == 1
+    assert lookups.lookup.health()['cached'] == 1 + 3
+
+
+def test_routers_take_turns():
+    turns = ports._Turns()
+    for key in ['a1', 'a2', 'a3', 'b1', 'c1', 'c2']:
+        turns.put(ports._Lookup(key, 0, 0, None))       # an identity is the key's first part
+    assert [turns.waiting(name) for name in 'abcd'] == [3, 1, 2, 0]
+    assert [turns.get().key for _ in range(6)] == ['a1', 'b1', 'c1', 'a2', 'c2', 'a3']
+    assert turns.waiting('a') == 0
+    turns.close()
+    assert turns.get() is None and turns.get() is None
+
+
+def test_one_router_has_a_share_of_what_may_wait(clock, timed, monkeypatch):
+    monkeypatch.setattr(ports, '_PENDING_OF_ONE', 2)
+    lookups = timed(api_threads=1)
+    lookups.api.free.clear()
+    lookups.find('1')
+    begun(lookups, 1)
+    for ip in '234':
+        lookups.find(ip)
+    assert [outcome.detail for outcome in lookups.answers] == [
+        'too many lookups wait for the port API']
+    lookups.find('1', OTHER)            # which is another's, and does not matter to the others
+    assert len(lookups.answers) == 1
+    lookups.api.free.set()
+    clock.arrived(4)
+    assert lookups.counted() == {'error': 1, 'miss': 4}
+    assert lookups.api.asked == ['1', '2', '1', '3']
+
+
+def test_what_nobody_waits_for_any_more_is_not_asked(clock, timed):
+    lookups = timed(api_threads=1, api_timeout=10.0)
+    lookups.api.free.clear()
+    lookups.find('1')
+    begun(lookups, 1)
+    lookups.find('2')
+    clock.advance(31)                   # both have been told that it takes too long
+    assert len(lookups.answers) == 2
+    lookups.api.free.set()
+    clock.arrived(2)
+    assert lookups.api.asked == ['1']
+    lookups.find('2')
+    clock.arrived()
+    assert lookups.answers[-1].reason == ports.FOUND
 
 
 def test_lookups_under_way_are_bounded(clock, timed, monkeypatch):

@@ -144,7 +144,26 @@ def test_head_has_the_length_and_no_body_and_the_connection_goes_on(tmpdir):
             answer = receive(sock, b'\r\n\r\nok')
         one = b'HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n'
         assert answer == one + one + b'ok'
-        assert nova.connections == 1
+
+
+def test_a_body_that_follows_a_head_is_nobodys_answer(tmpdir):
+    """User data is a tenant's own: it must not come to another one's guest as an answer."""
+    def script(server, sock, _number):
+        head, _ = server.read(sock)
+        sock.sendall(b'HTTP/1.1 200 OK\r\nContent-Length: 40\r\n\r\n')
+        if head.startswith(b'HEAD'):
+            time.sleep(0.1)
+            sock.sendall(b'HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nno')
+            server.read(sock)
+        else:
+            sock.sendall(b'o' * 40)
+    with whole_path(tmpdir, script) as (path, nova):
+        with contextlib.closing(connected(path.port)) as sock:
+            sock.sendall(b'HEAD /x HTTP/1.1\r\nHost: x\r\n\r\n')
+            receive(sock, b'\r\n\r\n')
+            assert path.guest()[1].endswith(b'o' * 40)
+            time.sleep(0.2)
+            assert path.guest()[1].endswith(b'o' * 40)
 
 
 def test_a_slow_guest_gets_a_large_body_whole(tmpdir):

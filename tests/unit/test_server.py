@@ -115,6 +115,15 @@ def test_thousands_of_pipelined_requests_are_no_recursion(site):
         assert receive(sock, b'/last 0').count(b'HTTP/1.1 200') == 3001
 
 
+def test_a_guest_that_is_always_one_request_ahead_is_answered_for_ever(site):
+    request = GET % (b'a' * 300)
+    with contextlib.closing(connected(site.port)) as sock:
+        sock.sendall(request)
+        for _ in range(600):                # 200 KiB, and never all of it answered
+            sock.sendall(request)
+            assert b' 200 ' in receive(sock, b'\r\n\r\n')
+
+
 def test_what_is_sent_ahead_without_end_is_not_read(running):
     site = Site(running)
     with contextlib.closing(connected(site.port)) as sock:
@@ -300,6 +309,38 @@ def test_above_the_limit_of_connections_guests_are_told_when_to_come_again(runni
     wait_until(lambda: len(site.server.connections) < 2)
     assert get(site.port)[0] == 200
     second.close()
+
+
+def test_who_has_been_idle_longest_gives_way(running, monkeypatch):
+    monkeypatch.setattr(server, '_ROOM_AFTER', 0.05)
+    monkeypatch.setattr(server, '_ROOM', 1)
+    site = Site(running, max_connections=3)
+    busy = connected(site.port)
+    busy.sendall(GET % b'never')
+    wait_until(lambda: site.exchanges)
+    idle = [connected(site.port)]
+    wait_until(lambda: len(site.server.connections) == 2)
+    time.sleep(0.1)
+    idle.append(connected(site.port))
+    wait_until(lambda: len(site.server.connections) == 3)
+    time.sleep(0.1)
+    assert get(site.port)[0] == 200
+    assert receive(idle[0]) == b''          # the older one was closed
+    idle[1].sendall(GET % b'')
+    assert b' 200 ' in receive(idle[1], b'\r\n\r\n')
+    for sock in idle + [busy]:
+        sock.close()
+
+
+def test_who_only_just_came_gives_way_to_nobody(running):
+    site = Site(running, max_connections=2)
+    held = [connected(site.port) for _ in range(2)]
+    wait_until(lambda: len(site.server.connections) == 2)
+    assert get(site.port)[0] == 503
+    for sock in held:
+        sock.sendall(GET % b'')
+        assert b' 200 ' in receive(sock, b'\r\n\r\n')
+        sock.close()
 
 
 def test_one_guest_cannot_have_all_connections(running):

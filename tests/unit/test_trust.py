@@ -125,7 +125,7 @@ def test_the_type_of_a_body_goes_with_it():
             assert b'Content-Type' not in dict(make(asked))
 
 
-@pytest.mark.parametrize('family', trust.FAMILIES)
+@pytest.mark.parametrize('family', ['quantum', 'neutron'])
 @pytest.mark.parametrize('kind', ['router', 'network'])
 @pytest.mark.parametrize('guest', ['10.0.0.3', 'fd00::3'])
 def test_what_the_proxy_writes_the_agent_reads(family, kind, guest):

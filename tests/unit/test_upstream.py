@@ -1,4 +1,5 @@
 """Connections to an endpoint: what is kept, what is repeated, and how failures are told apart."""
+import errno
 import socket
 import struct
 import time
@@ -450,3 +451,63 @@ def test_an_ill_endpoint_is_asked_by_one_request_at_a_time(running, monkeypatch)
         wait_until(lambda: all(exchange.ended or exchange.failure for exchange in exchanges))
         assert len(silent.requests) == asked + 1
         assert sum(exchange.ended for exchange in exchanges) == 9
+
+
+def test_the_others_share_alike_what_one_cannot_take(running):
+    with Answering(named(b'a')) as one, Answering(named(b'b')) as other:
+        asking = Asking(running, [nobody_there(), tcp(one), tcp(other)])
+        bodies = [asking.ask().body for _ in range(20)]
+        assert abs(bodies.count(b'a') - bodies.count(b'b')) <= 2
+
+
+@pytest.mark.parametrize('answer', [
+    b'HTTP/1.1 2', b'HTTP/1.1 200 OK\r\nContent-Length: x\r\n\r\n',
+    b'HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nhalf'])
+def test_a_bad_answer_is_asked_for_once_and_is_no_sign_of_an_endpoint_that_is_down(running, answer):
+    """A guest may be able to ask for it, and must not be able to divert the others."""
+    def script(server, sock, _number):
+        server.read(sock)
+        sock.sendall(answer)
+    with Answering(script) as one, Answering(script) as other:
+        asking = Asking(running, [tcp(one), tcp(other)])
+        assert asking.ask().failure.kind == upstream.BROKEN
+        assert len(one.requests) + len(other.requests) == 1
+        assert all(one['up'] and not one['failures'] for one in asking.upstream.health())
+
+
+def test_many_connections_are_kept_for_a_moment_only(running, monkeypatch):
+    monkeypatch.setattr(upstream, '_KEPT', 2)
+    monkeypatch.setattr(upstream, '_MOMENT', 0.2)
+
+    def script(server, sock, number):
+        while server.read(sock)[0]:
+            wait_until(lambda: len(server.requests) >= 6)
+            sock.sendall(OK)
+    with Answering(script) as server:
+        asking = Asking(running, tcp(server))
+        exchanges = [asking.begin() for _ in range(6)]
+        wait_until(lambda: all(exchange.ended for exchange in exchanges))
+        assert len(asking.pool._idle) == 6
+        wait_until(lambda: len(asking.pool._idle) == 2)
+        assert asking.ask().body == b'ok' and server.connections == 6
+
+
+def test_our_own_lack_of_descriptors_is_not_the_endpoints_fault(running, monkeypatch):
+    with Answering(named(b'a')) as server:
+        asking = Asking(running, [tcp(server), tcp(server)])
+        with monkeypatch.context() as patched:
+            def none_left(*_):
+                raise socket.error(errno.EMFILE, 'Too many open files')
+            patched.setattr(upstream.socket, 'socket', none_left)
+            failure = asking.ask().failure
+        assert failure.kind == upstream.UNREACHABLE and 'Too many open files' in failure.detail
+        assert all(one['up'] for one in asking.upstream.health())
+        assert asking.ask().body == b'a'
+
+
+def test_an_endpoint_that_comes_and_goes_does_not_fill_the_log(running, caplog):
+    asking = Asking(running, nobody_there())
+    for _ in range(20):
+        running.call(asking.pool.failed, 'gone')
+        running.call(asking.pool.answers)
+    assert len(caplog.records) <= 2
