@@ -52,8 +52,12 @@ def refuse_second(path, word):
 def write_pid(path):
     """Write this process's pid to the file, in one step; raises DaemonError.
 
-    As root and in a folder of somebody else: no link is followed, neither here nor there.
+    As root and in a folder of somebody else: no link is followed, neither here nor there. A file that
+    holds something else than a pid is not ours to replace.
     """
+    if os.path.isfile(path) and not os.path.islink(path) and os.path.getsize(path):
+        if _read(path) is None:
+            raise DaemonError('pid file %s: is there already, and holds no pid' % path)
     partial = '%s.%d' % (path, os.getpid())
     try:
         if os.path.lexists(partial):        # of an earlier process with our pid

@@ -55,21 +55,16 @@ def configure(level, destination=STDERR):
         logging.getLogger(name).setLevel(logging.WARNING)
 
 
-def open_file(path, uid=None, gid=None):
-    """A descriptor that appends to the file, which is made for uid and gid if it is not there.
+def open_file(path):
+    """A descriptor that appends to a log file, which is made if it is not there.
 
     Raises LogError, also for a symbolic link.
     """
     try:
-        try:
-            descriptor = os.open(path, _APPEND | os.O_CREAT | os.O_EXCL, 0o640)
-        except OSError:
-            return os.open(path, _APPEND)
-        if uid is not None:
-            os.fchown(descriptor, uid, gid)
-        return descriptor
+        return os.open(path, _APPEND | os.O_CREAT, 0o640)
     except OSError as error:
-        raise LogError('log file %s cannot be opened: %s' % (path, error.strerror))
+        raise LogError('log file %s cannot be opened by user %d, who serves: %s'
+                       % (path, os.geteuid(), error.strerror))
 
 
 def take_over(descriptor, numbers):

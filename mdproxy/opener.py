@@ -54,16 +54,18 @@ class Proxy(object):
         """Become the server. Returns only by raising one of the errors that `attempt` knows."""
         options = self._sources.load('proxy')
         logs.configure(options.log_level)
+        if os.geteuid() == 0:
+            privileges.ids(options.user, self._group)       # or there is nobody to serve as
         if self._pid_file:
             daemon.refuse_second(self._pid_file, self._identity.id)
         listener = namespaces.open_listener(*self._listen, netns=self._netns)
         if self._netns is None:
             _leave(options)
-        owner = _owner(options, self._group)
         words = self._words(listener)
         descriptors = [listener.fileno()]
         if self._log.file:
-            descriptors.append(logs.open_file(self._log.file, *owner))
+            with privileges.acting_as(options.user, self._group):
+                descriptors.append(logs.open_file(self._log.file))
             words.append('log-fd=%d' % descriptors[-1])
         status = self._status_socket(options)
         if status:
@@ -75,9 +77,17 @@ class Proxy(object):
             descriptors.append(daemon.detach(self._pid_file))
             words.append('ready-fd=%d' % descriptors[-1])
         if self._pid_file:
-            daemon.write_pid(self._pid_file)
+            self._write_pid(options)
         privileges.become(options.user, self._group)
         exec_server(_interpreter(options) + words, descriptors)
+
+    def _write_pid(self, options):
+        """In the name of the user who serves and later removes it; in a folder of root's in root's."""
+        try:
+            with privileges.acting_as(options.user, self._group):
+                daemon.write_pid(self._pid_file)
+        except daemon.DaemonError:
+            daemon.write_pid(self._pid_file)
 
     def _words(self, listener):
         """The server's own words; `ps` shows them and the l3 agent looks for the id in them."""
@@ -102,11 +112,6 @@ class Proxy(object):
                                       options.user, self._group)
         except (unixsocket.SocketError, privileges.PrivilegeError) as error:
             _log.warning('no status is told: %s', error)
-
-
-def _owner(options, group):
-    """(uid, gid) of what is made for the one who serves; nobody in particular without root."""
-    return privileges.ids(options.user, group) if os.geteuid() == 0 else (None, None)
 
 
 def _leave(options):
@@ -159,7 +164,8 @@ def agent(sources, log=logs.STDERR, group=None):
     options = sources.load('agent')
     privileges.make_folder(os.path.dirname(options.metadata_proxy_socket), options.user, group)
     if log.file:
-        descriptor = logs.open_file(log.file, *_owner(options, group))
+        with privileges.acting_as(options.user, group):
+            descriptor = logs.open_file(log.file)
     privileges.become(options.user, group)
     if log.file:
         logs.take_over(descriptor, (1, 2))

@@ -4,6 +4,7 @@ from __future__ import unicode_literals
 import grp
 import os
 import pwd
+from contextlib import contextmanager
 
 _PR_SET_NO_NEW_PRIVS = 38
 
@@ -48,6 +49,29 @@ def become(user, group=None):
     os.setgid(gid)
     os.setuid(uid)          # from root to another: the kernel drops every capability
     ctypes.CDLL(None).prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+
+
+@contextmanager
+def acting_as(user, group=None):
+    """Do something with the user's rights and in the user's name, when root. Raises PrivilegeError.
+
+    Where the user can write, root must not make a file and give it away: in between, its name may come
+    to mean any other. Where the user cannot, whoever made us choose the name could choose any.
+    """
+    if os.geteuid() != 0:
+        yield
+        return
+    uid, gid = ids(user, group)
+    own_groups, own_gid = os.getgroups(), os.getegid()
+    os.setgroups([])
+    os.setegid(gid)
+    os.seteuid(uid)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
+        os.setegid(own_gid)
+        os.setgroups(own_groups)
 
 
 def make_folder(folder, user, group=None):

@@ -12,7 +12,6 @@ import logging
 import os
 import sys
 import time
-from contextlib import contextmanager
 
 from . import __version__, eventloop, server, unixsocket
 from .http1 import BODY, END, HEAD, ResponseHead
@@ -116,40 +115,17 @@ def open_socket(folder, name, user, group=None):
     """
     # Here: the server of a router gets its socket from elsewhere.
     from . import privileges
-    ids = privileges.ids(user, group) if os.geteuid() == 0 else None
     privileges.make_folder(os.path.dirname(folder), user, group)
     try:
-        with _acting_as(ids):
+        with privileges.acting_as(user, group):
             os.mkdir(folder, 0o750)
     except OSError as error:
-        if error.errno == errno.EACCES and ids:
+        if error.errno == errno.EACCES and os.geteuid() == 0:
             privileges.make_folder(folder, user, group)
         elif error.errno != errno.EEXIST:
             raise unixsocket.SocketError('%s: cannot be made: %s' % (folder, error.strerror))
-    with _acting_as(ids):
+    with privileges.acting_as(user, group):
         return unixsocket.listen(os.path.join(folder, name + '.sock'), 0o660)
-
-
-@contextmanager
-def _acting_as(ids):
-    """Do something with the rights of (uid, gid); None: as we are.
-
-    In a folder that the user can write root must not make a file and give it away: in between, its
-    name may come to mean any other.
-    """
-    if ids is None:
-        yield
-        return
-    groups, gid = os.getgroups(), os.getegid()
-    os.setgroups([])
-    os.setegid(ids[1])
-    os.seteuid(ids[0])
-    try:
-        yield
-    finally:
-        os.seteuid(0)
-        os.setegid(gid)
-        os.setgroups(groups)
 
 
 def _files(listeners):

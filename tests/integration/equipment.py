@@ -32,7 +32,8 @@ _CLONE_NEWNET = 0x40000000
 _found = []             # what _python() found
 
 
-def _as_user():
+def as_user():
+    """Become the serving user, in a child that is about to run something."""
     entry = pwd.getpwnam(USER)
     os.setgroups([])
     os.setgid(entry.pw_gid)
@@ -41,7 +42,7 @@ def _as_user():
 
 def _runs_as_user(python):
     try:
-        return subprocess.call([python, '-c', ''], preexec_fn=_as_user, cwd='/') == 0
+        return subprocess.call([python, '-c', ''], preexec_fn=as_user, cwd='/') == 0
     except OSError:
         return False
 
@@ -286,10 +287,15 @@ class Router(object):
             ip('-n', netns, 'address', 'add', ours + '/24', 'dev', name)
             ip('-n', netns, 'link', 'set', name, 'up')
 
+    def lose(self):
+        """Delete the router's own namespace, as an l3 agent does; the others are left."""
+        self._made.remove(self.netns)
+        ip('netns', 'delete', self.netns)
+
     def remove(self):
         """Remove the namespaces that were made."""
-        for name in self._made:
-            ip('netns', 'delete', name)
+        while self._made:
+            ip('netns', 'delete', self._made.pop())
 
     def rules(self, port=9697):
         """The router's rules as the role writes them."""

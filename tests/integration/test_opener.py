@@ -318,7 +318,7 @@ def test_the_opener_needs_root(netns, folder):
     python, path = equipment._python()
     process = subprocess.Popen(
         [python, '-m', 'mdproxy', 'proxy', '--router-id', ROUTER, '--netns', netns],
-        cwd=equipment.ROOT, preexec_fn=equipment._as_user, stderr=subprocess.PIPE,
+        cwd=equipment.ROOT, preexec_fn=equipment.as_user, stderr=subprocess.PIPE,
         env=dict(os.environ, PYTHONPATH=path))
     err = process.communicate()[1].decode('utf-8')
     assert process.returncode == 1

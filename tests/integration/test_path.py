@@ -251,7 +251,8 @@ def test_resolve_tells_which_instance_an_address_belongs_to(path):
 
 
 def test_a_second_proxy_for_the_same_router_is_told_so(path):
-    process = path.cloud.run('proxy', '--router-id', path.red.id, '--netns', path.red.netns)
+    process = path.cloud.run('proxy', '--router-id', path.red.id, '--netns', path.red.netns,
+                             '--set', 'user=nobody')
     assert process.status() == 1
     assert 'namespace %s: cannot listen on 0.0.0.0 port 9697' % path.red.netns in process.log
     assert 'another proxy serves there' in process.log

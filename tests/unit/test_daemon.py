@@ -97,6 +97,13 @@ def test_no_link_is_followed_when_it_is_written(pid_file, tmpdir):
     assert target.read() == 'x' and not os.path.islink(str(pid_file))
 
 
+def test_a_file_that_holds_something_else_is_not_replaced(pid_file):
+    pid_file.write('root:x:0:0\n')
+    with pytest.raises(daemon.DaemonError) as caught:
+        daemon.write_pid(str(pid_file))
+    assert 'holds no pid' in str(caught.value) and pid_file.read() == 'root:x:0:0\n'
+
+
 def test_a_pid_file_that_cannot_be_written_is_named(tmpdir):
     path = str(tmpdir.join('none', 'pid'))
     with pytest.raises(daemon.DaemonError) as caught:

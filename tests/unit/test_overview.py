@@ -163,13 +163,12 @@ def test_who_may_not_ask_is_told_who_may(node):
     node.router(A)
     os.chmod(node.folder, 0o755)
     os.chown(node.path('router-' + A), privileges.ids('daemon')[0], -1)
-    nobody = privileges.ids('nobody')
-    with status._acting_as(nobody):
+    with privileges.acting_as('nobody'):
         entry, = overview.collect(node.folder)
     assert entry['error'] == 'not permitted: ask as root or as daemon'
     assert overview.exit_status([entry]) == 1
     os.chmod(node.folder, 0o700)
-    with status._acting_as(nobody):
+    with privileges.acting_as('nobody'):
         entry, = overview.collect(node.folder)
     assert (entry['name'], entry['error']) == (node.folder, 'not permitted: ask as root')
 
