@@ -191,10 +191,11 @@ class Node(object):
             metadata_agent_port_api_url='http://127.0.0.1:9696',
             router_proxy_folder=self.folder + '/etc/routers', router_proxy_interface='qr-+',
             router_proxy_port=9697, router_proxy_options={})
-        with io.open(os.path.join(ROOT, 'roles', template), encoding='utf-8') as source:
-            template = jinja2.Template(source.read(), trim_blocks=True, keep_trailing_newline=True,
-                                       undefined=jinja2.StrictUndefined)
-        text = template.render(dict(variables, **values))
+        environment = jinja2.Environment(
+            loader=jinja2.FileSystemLoader(os.path.join(ROOT, 'roles')), trim_blocks=True,
+            keep_trailing_newline=True, undefined=jinja2.StrictUndefined)
+        environment.filters['dirname'] = os.path.dirname        # Ansible's
+        text = environment.get_template(template).render(dict(variables, **values))
         return text if self.may_raise_limits else text.replace('limit nofile 65536 65536\n', '')
 
 
