@@ -47,7 +47,8 @@ class AgentCore(object):
     def __init__(self, owner, options):
         self._loop, self._requests = owner.loop, owner.requests
         self._nova = None
-        self._lookup = ports.PortLookup(owner.loop, portapi.PortApi(options), options)
+        self._api = portapi.PortApi(options)
+        self._lookup = ports.PortLookup(owner.loop, self._api, options)
         self._ask_with(options)
         owner.watch(lambda: self._nova)
         owner.registry.read('counter', 'mdproxy_lookups_total',
@@ -58,9 +59,12 @@ class AgentCore(object):
 
     def configure(self, options):
         """Use other options; what is known of ports stays. Raises ValueError, nothing changed then."""
-        api = portapi.PortApi(options)
+        before, api = self._api, self._api.renewed(options)
         self._ask_with(options)
+        self._api = api
         self._lookup.reconfigure(api, options)
+        if api is not before:
+            before.close()
 
     def describe(self):
         """What the status tells of it, a dict."""

@@ -34,6 +34,9 @@ from .ports import CACHE_SIZE, ERROR, FOUND, MANY, NONE, Instance, Outcome
 # With DVR and with HA the interfaces of a router have other owners.
 ROUTER_INTERFACES = ('network:router_interface', 'network:router_interface_distributed',
                      'network:ha_router_replicated_interface')
+_OPTIONS = ('auth_strategy', 'auth_url', 'auth_region', 'auth_ca_cert', 'admin_tenant_name', 'admin_user',
+            'admin_password', 'admin_domain', 'endpoint_type', 'port_api_url', 'api_timeout',
+            'cache_ttl')
 _ANSWER_SIZE = 32 << 20     # bytes
 _PIECE = 16384              # bytes read between two looks at the clock
 _PAGES = 200
@@ -108,7 +111,12 @@ class JsonClient(object):
         self._requests = importlib.import_module('requests')
         self._timeout = options.api_timeout
         self._verify = options.auth_ca_cert or True
-        self._local = threading.local()
+        self._local, self._sessions = threading.local(), []
+
+    def close(self):
+        """Close the connections. A call that is under way ends as it would."""
+        for session in self._sessions:
+            session.close()
 
     def call(self, method, url, **kwargs):
         """(headers, decoded body) of a 2xx answer; all else is an ApiError that names the URL."""
@@ -141,6 +149,7 @@ class JsonClient(object):
             session.trust_env = False       # no proxy, no .netrc of the user we happen to run as
             session.verify = self._verify
             session.headers['Accept'] = 'application/json'
+            self._sessions.append(session)
         return self._local.session
 
     def _body(self, response, url, deadline):
@@ -247,6 +256,7 @@ class PortApi(object):
     cannot work."""
 
     def __init__(self, options):
+        self._settings = _settings(options)
         self._client = JsonClient(options)
         self._keystone = None
         self._networks = {}         # router -> Shared Networks
@@ -259,6 +269,14 @@ class PortApi(object):
             raise ValueError('auth_strategy is keystone, so auth_url is needed')
         else:
             self._keystone = Keystone(self._client, options)
+
+    def renewed(self, options):
+        """A PortApi for other options: this one, with its token, when they say nothing else of it."""
+        return self if _settings(options) == self._settings else PortApi(options)
+
+    def close(self):
+        """Close its connections; what is under way ends as it would."""
+        self._client.close()
 
     def resolve(self, identity, ip):
         """Outcome of asking for the fixed IP (native str) behind a trust.Identity. Never raises."""
@@ -335,6 +353,11 @@ class PortApi(object):
                 if error.status != 401 or self._keystone is None or attempt == 2:
                     raise
                 self._keystone.refused(access)
+
+
+def _settings(options):
+    """Values of all options that a PortApi depends on."""
+    return [getattr(options, name) for name in _OPTIONS]
 
 
 def resolve(options, identity, ip):

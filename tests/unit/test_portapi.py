@@ -1,5 +1,6 @@
 """Who owns an address: asked of a Keystone and a Quantum of threads, over loopback."""
 import json
+import re
 import subprocess
 import sys
 import threading
@@ -176,6 +177,22 @@ def test_the_same_address_is_another_instance_behind_another_router(cloud):
     assert api.resolve(OTHER, '10.0.0.3').instance == ('instance-2', 'tenant-2', 'port-2')
     assert api.resolve(NETWORK, '10.0.0.3').instance == ('instance-1', 'tenant-1', 'port-1')
     assert len(cloud.tokens) == 1
+
+
+def test_the_token_stays_as_long_as_the_options_say_the_same(cloud):
+    api = portapi.PortApi(options(cloud))
+    api.resolve(ROUTER, '10.0.0.3')
+    assert api.renewed(options(cloud, nova_timeout=1.0)) is api
+    other = api.renewed(options(cloud, admin_password='another'))
+    assert other is not api and other.token_age() is None
+    api.close()
+    assert api.resolve(ROUTER, '10.0.0.3').reason == ports.FOUND    # one that was under way, say
+
+
+def test_everything_that_is_read_of_the_options_counts():
+    with open(portapi.__file__.rstrip('c')) as source:
+        read = set(re.findall(r'options\.([a-z_]+)', source.read()))
+    assert read == set(portapi._OPTIONS)
 
 
 def test_only_what_the_protocol_needs_is_asked(cloud):
