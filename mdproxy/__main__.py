@@ -24,5 +24,15 @@ def main(words):
     return cli.main(words)
 
 
+def end(status):
+    """End with this status, also when what is left to be said has nowhere to go."""
+    try:
+        sys.stdout.flush()
+        sys.stderr.flush()
+    except (IOError, OSError, ValueError):      # a full disk, a closed pipe
+        os._exit(status)
+    sys.exit(status)
+
+
 if __name__ == '__main__':
-    sys.exit(main(sys.argv[1:]))
+    end(main(sys.argv[1:]))

@@ -64,6 +64,12 @@ def raise_file_limit(wanted):
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
+def file_limit():
+    """How many files may be open; inf for any number."""
+    soft = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    return NEVER if soft == resource.RLIM_INFINITY else soft
+
+
 def run_until_terminated(loop, drain):
     """Run the loop; at SIGTERM or SIGINT call drain(loop.stop), so that it ends when all is done.
 

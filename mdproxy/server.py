@@ -44,12 +44,18 @@ _ROOM, _ROOM_AFTER = 64, 1.0    # idle connections that give way to new ones at 
 _GUESTS_HEAD, _RELAYED_HEAD = 16384, 20480      # bytes; a proxy adds fields of its own
 _RESET = struct.pack('ii', 1, 0)
 _ALLOW = ((b'Allow', b'GET, HEAD, POST, PUT'),)
+_OTHER_FILES = 64       # open besides connections and those to the next hop
 RETRY_AFTER = ((b'Retry-After', b'2'),)
 _SOON = ((b'Retry-After', b'1'),)
 # For durations: the loop's clock has whole ticks on 2.7. There somebody may set this one meanwhile.
 _clock = getattr(time, 'perf_counter', time.time)
 
 _log = logging.getLogger('mdproxy.server')
+
+
+def descriptors_for(connections):
+    """How many open files so many connections take, each with one to the next hop."""
+    return 2 * connections + _OTHER_FILES
 
 
 class RequestLog(object):
@@ -375,6 +381,9 @@ class Server(object):
     def configure(self, options):
         """Use other options, from the next wait, connection or request on."""
         self.options = options
+        self._limit = options.max_connections
+        if eventloop.file_limit() < descriptors_for(self._limit):
+            self._limit = max((eventloop.file_limit() - _OTHER_FILES) // 2, 1)
         self.rate_limit = None
         if self._limited and options.rate_limit:
             self.rate_limit = limits.RateLimit(options.rate_limit, options.rate_burst)
@@ -405,7 +414,7 @@ class Server(object):
         self._check_drained()
 
     def _accepted(self, sock, address):
-        peer, limit = _host(address), self.options.max_connections
+        peer, limit = _host(address), self._limit
         peer_limit = self._limited and self.options.max_connections_per_guest or limit
         if len(self.connections) >= limit:
             self._make_room()

@@ -21,6 +21,7 @@ class Service(object):
 
     def __init__(self, loop, role, labels, options):
         self.loop, self.options, self.role = loop, options, role
+        eventloop.raise_file_limit(server.descriptors_for(options.max_connections))
         self.requests = server.RequestLog(loop, logging.getLogger('mdproxy.' + role))
         self.registry = metrics.Registry(dict(labels, role=role))
         self._servers = []
@@ -63,14 +64,18 @@ class Service(object):
             if getattr(options, name) != getattr(self.options, name):
                 _log.warning('%s has changed; that takes a restart', name)
         self.options = options
-        self.raise_limits()
+        eventloop.raise_file_limit(server.descriptors_for(options.max_connections))
+        self.check_limits()
         logging.getLogger().setLevel(options.log_level.upper())
         for one in self._servers:
             one.configure(options)
 
-    def raise_limits(self):
-        """Have descriptors for max_connections, each with one to the next hop."""
-        eventloop.raise_file_limit(2 * self.options.max_connections + 64)
+    def check_limits(self):
+        """Say so when there cannot be as many connections as there may be."""
+        wanted, allowed = server.descriptors_for(self.options.max_connections), eventloop.file_limit()
+        if allowed < wanted:
+            _log.warning('max_connections is %d, for which %d files have to be open, and %d may be: '
+                         'raise the limit', self.options.max_connections, wanted, allowed)
 
     def drain(self, drained):
         """Stop accepting, answer what is under way, then call drained()."""
@@ -116,7 +121,7 @@ def run(service, sources, status_listener=None):
         else:
             _log.info('the configuration was read again')
 
-    service.raise_limits()
+    service.check_limits()
     service.tell([status_listener] if status_listener else [])
     service.loop.on_signal(signal.SIGHUP, read_again)
     try:
