@@ -54,8 +54,9 @@ _log = logging.getLogger('mdproxy.server')
 
 
 def descriptors_for(connections):
-    """How many open files so many connections take, each with one to the next hop."""
-    return 2 * connections + _OTHER_FILES
+    """How many open files so many connections need: every second one is idle and has no other to the
+    next hop."""
+    return connections * 3 // 2 + _OTHER_FILES
 
 
 class RequestLog(object):
@@ -383,7 +384,7 @@ class Server(object):
         self.options = options
         self._limit = options.max_connections
         if eventloop.file_limit() < descriptors_for(self._limit):
-            self._limit = max((eventloop.file_limit() - _OTHER_FILES) // 2, 1)
+            self._limit = max((eventloop.file_limit() - _OTHER_FILES) * 2 // 3, 1)
         self.rate_limit = None
         if self._limited and options.rate_limit:
             self.rate_limit = limits.RateLimit(options.rate_limit, options.rate_burst)

@@ -187,7 +187,8 @@ def _dechunked(body):
 class Process(object):
     """A command of mdproxy, or with `argv` another one; what it says goes to a file.
 
-    Standard error goes there too, or with `stderr` to an open file of the caller's.
+    Standard error goes there too, or with `stderr` to an open file of the caller's. preexec_fn: called
+    in the child, as by subprocess.
     """
 
     def __init__(self, folder, *words, **kwargs):
@@ -198,7 +199,8 @@ class Process(object):
         self.log_path = os.path.join(folder, 'log-%s' % uuid.uuid4().hex)
         with open(self.log_path, 'w') as log:
             self._process = subprocess.Popen(argv, cwd=kwargs.get('cwd', ROOT), env=environment,
-                                             stdout=log, stderr=kwargs.get('stderr', subprocess.STDOUT))
+                                             stdout=log, stderr=kwargs.get('stderr', subprocess.STDOUT),
+                                             preexec_fn=kwargs.get('preexec_fn'))
         self.pid = self._process.pid
 
     @property
