@@ -16,6 +16,9 @@ import os
 import socket
 
 _BACKLOG = 65535        # the kernel cuts it to net.core.somaxconn
+# Bytes that the kernel keeps of an answer for a guest, of its own choice up to 4 MB. It tells of room
+# when a third is free, and a slow guest must free that within write_timeout.
+_SEND_BUFFER = 131072
 _CLONE_NEWNET = 0x40000000
 # 2.7 does not know these by name; the numbers are those of <asm-generic/socket.h>.
 _SO_DOMAIN = getattr(socket, 'SO_DOMAIN', 39)
@@ -115,8 +118,9 @@ def _listen(host, port, where):
     listener = socket.socket(socket.AF_INET6 if ':' in host else socket.AF_INET, socket.SOCK_STREAM)
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        # Accepted sockets inherit it, which saves a call for every connection.
+        # Accepted sockets inherit both, which saves calls for every connection.
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER)
         listener.bind((str(host), port))
         listener.listen(_BACKLOG)
     except (OSError, IOError) as error:

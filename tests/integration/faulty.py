@@ -30,7 +30,7 @@ except ImportError:         # 2.7
 
 SHORT = 1.0             # seconds: every limit of time that a test waits for
 PATIENCE = 3.5 * SHORT  # of those who wait for somebody who waits
-PROMPT = 0.75           # seconds that nothing takes which waits for no limit
+PROMPT = 2.5            # seconds that nothing takes which waits for no limit
 IDLE = 0.2              # seconds after which nova, port API and agent end unused connections
 LARGE = 8 << 20         # bytes of nova's large answer
 NOBODY = '10.0.0.250'   # no port has it

@@ -598,3 +598,15 @@ def assert_nothing_forged(site, asked):
     """In what came to any of the services behind the agent."""
     for head, body in site.nova.requests[asked:] + site.api.requests + site.keystone.requests:
         assert b'f0r9ed' not in head.lower() and b'f0r9ed' not in body.lower()
+
+
+def test_a_guest_that_reads_slowly_and_steadily_gets_everything(site):
+    """The kernel tells of room only when a third of its buffer is free, and would make that large."""
+    with site.router() as router:
+        site.serve(router, *site.settings())
+        with Guest(router).send(b'/large') as guest:
+            size, begin = 0, time.time()
+            while time.time() < begin + 4 * SHORT:
+                size += len(guest.sock.recv(16384))
+                time.sleep(0.06)                # a quarter of a megabyte each second
+            assert size > 1 << 19
