@@ -10,7 +10,7 @@ import logging
 import sys
 
 import mdproxy
-from mdproxy import config, logs, namespaces, opener, trust
+from mdproxy import config, logs, opener, trust
 
 DEFAULT_LISTEN = '0.0.0.0:9697'
 
@@ -119,7 +119,7 @@ def _uuid(text):
 
 def _address(text):
     try:
-        return namespaces.parse_listen(text)
+        return config.parse_listen(text)
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error))
 

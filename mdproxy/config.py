@@ -279,17 +279,31 @@ def _host_port(text):
         return _native(match.group(1) or match.group(2)), int(match.group(3))
 
 
+def parse_listen(text):
+    """('0.0.0.0', 9697) of 'ADDR:PORT', IPv6 as '[::]:9697'; raises ValueError."""
+    host, _, port = text.rpartition(':')
+    bracketed = host[:1] == '[' and host[-1:] == ']'
+    host = host[1:-1] if bracketed else host
+    try:
+        # Not a name: nobody is asked what it means, least of all from inside a tenant's network.
+        socket.inet_pton(socket.AF_INET6 if bracketed else socket.AF_INET, host)
+        if _WHOLE.match(port) and 0 < int(port) < 65536:
+            return _native(host), int(port)
+    except (ValueError, socket.error):
+        pass
+    raise ValueError('expected ADDR:PORT, got "%s"' % text)
+
+
 def _address(text, _kind):
-    """Not a name, and not all addresses at once: one of them may lead to guests (LP 1745618)."""
+    """Not all addresses at once: one of them may lead to guests (LP 1745618)."""
     if not text:
         return str()
-    found = _host_port(text)
-    for family in (socket.AF_INET, socket.AF_INET6) if found else ():
-        try:
-            if socket.inet_pton(family, found[0]).strip(b'\0'):
-                return found
-        except (socket.error, ValueError):
-            pass
+    try:
+        found = parse_listen(text)
+    except ValueError:
+        return None
+    family = socket.AF_INET6 if ':' in found[0] else socket.AF_INET
+    return found if socket.inet_pton(family, found[0]).strip(b'\0') else None
 
 
 def _endpoints(text, _kind):

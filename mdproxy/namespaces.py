@@ -30,21 +30,6 @@ class NamespaceError(Exception):
     """A namespace or an address in it cannot be had; the message says which and why."""
 
 
-def parse_listen(text):
-    """('0.0.0.0', 9697) of 'ADDR:PORT', IPv6 as '[::]:9697'; raises ValueError."""
-    host, _, port = text.rpartition(':')
-    bracketed = host[:1] == '[' and host[-1:] == ']'
-    host = host[1:-1] if bracketed else host
-    try:
-        # Not a name: nobody is asked what it means, least of all from inside a tenant's network.
-        socket.inet_pton(socket.AF_INET6 if bracketed else socket.AF_INET, host)
-        if port.isdigit() and 0 < int(port) < 65536:
-            return host, int(port)
-    except (ValueError, socket.error):
-        pass
-    raise ValueError('expected ADDR:PORT, got "%s"' % text)
-
-
 def open_listener(host, port, netns=None):
     """A listening TCP socket at host:port, inside the named namespace or else in this one.
 

@@ -276,3 +276,20 @@ def test_help_names_every_option_with_its_default():
 def test_names_of_options_are_told_once():
     names = [name for option in config.OPTIONS for name in (option.name,) + option.old]
     assert len(names) == len(set(names))
+
+
+@pytest.mark.parametrize('text, address', [
+    ('0.0.0.0:9697', ('0.0.0.0', 9697)), ('169.254.169.254:80', ('169.254.169.254', 80)),
+    ('[::]:9697', ('::', 9697)), ('[fe80::1]:65535', ('fe80::1', 65535))])
+def test_an_address_and_a_port_are_understood(text, address):
+    assert config.parse_listen(text) == address
+
+
+@pytest.mark.parametrize('text', [
+    '', ':', '9697', ':9697', '0.0.0.0', '0.0.0.0:', '0.0.0.0:0', '0.0.0.0:65536', '0.0.0.0:-1',
+    '0.0.0.0:9x', '0.0.0.0: 9697', '::1:9697', '[]:9697', '[::1:9697', '[10.0.0.1]:9697',
+    'localhost:9697', '10.0.0:9697', '10.0.0.256:9697'])
+def test_anything_else_is_refused_without_asking_what_a_name_means(text):
+    with pytest.raises(ValueError) as caught:
+        config.parse_listen(text)
+    assert str(caught.value).startswith('expected ADDR:PORT')

@@ -13,23 +13,6 @@ import loopback  # noqa: E402, F401
 from mdproxy import namespaces  # noqa: E402
 
 
-@pytest.mark.parametrize('text, address', [
-    ('0.0.0.0:9697', ('0.0.0.0', 9697)), ('169.254.169.254:80', ('169.254.169.254', 80)),
-    ('[::]:9697', ('::', 9697)), ('[fe80::1]:65535', ('fe80::1', 65535))])
-def test_an_address_and_a_port_are_understood(text, address):
-    assert namespaces.parse_listen(text) == address
-
-
-@pytest.mark.parametrize('text', [
-    '', ':', '9697', ':9697', '0.0.0.0', '0.0.0.0:', '0.0.0.0:0', '0.0.0.0:65536', '0.0.0.0:-1',
-    '0.0.0.0:9x', '0.0.0.0: 9697', '::1:9697', '[]:9697', '[::1:9697', '[10.0.0.1]:9697',
-    'localhost:9697', '10.0.0:9697', '10.0.0.256:9697'])
-def test_anything_else_is_refused_without_asking_what_a_name_means(text):
-    with pytest.raises(ValueError) as caught:
-        namespaces.parse_listen(text)
-    assert str(caught.value).startswith('expected ADDR:PORT')
-
-
 def free_port():
     probe = socket.socket()
     probe.bind(('127.0.0.1', 0))
