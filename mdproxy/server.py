@@ -383,6 +383,7 @@ class Server(object):
         """Use other options, from the next wait, connection or request on."""
         self.options = options
         self._limit = options.max_connections
+        eventloop.raise_file_limit(2 * self._limit + _OTHER_FILES)      # each with a next hop
         if eventloop.file_limit() < descriptors_for(self._limit):
             self._limit = max((eventloop.file_limit() - _OTHER_FILES) * 2 // 3, 1)
         self.rate_limit = None

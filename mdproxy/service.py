@@ -21,7 +21,6 @@ class Service(object):
 
     def __init__(self, loop, role, labels, options):
         self.loop, self.options, self.role = loop, options, role
-        eventloop.raise_file_limit(2 * options.max_connections + 64)    # each with a next hop
         self.requests = server.RequestLog(loop, logging.getLogger('mdproxy.' + role))
         self.registry = metrics.Registry(dict(labels, role=role))
         self._servers = []
@@ -64,11 +63,10 @@ class Service(object):
             if getattr(options, name) != getattr(self.options, name):
                 _log.warning('%s has changed; that takes a restart', name)
         self.options = options
-        eventloop.raise_file_limit(2 * options.max_connections + 64)    # each with a next hop
-        self.check_limits()
         logging.getLogger().setLevel(options.log_level.upper())
         for one in self._servers:
             one.configure(options)
+        self.check_limits()
 
     def check_limits(self):
         """Say so when there cannot be as many connections as there may be."""
