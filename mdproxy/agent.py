@@ -19,7 +19,6 @@ from . import (
     namespaces,
     portapi,
     ports,
-    privileges,
     server,
     service,
     status,
@@ -138,8 +137,7 @@ class AgentCore(object):
 
     def _log_failed(self, exchange, status, text, detail):
         identity, guest_ip = exchange.context
-        self._requests.failed('%s %s guest %s' % (identity.kind, identity.id, guest_ip), status,
-                              text, detail)
+        self._requests.failed(identity.guest(guest_ip), status, text, detail)
 
 
 class Agent(service.Service):
@@ -228,17 +226,7 @@ def run(sources):
         _log.critical('%s', error)
         return 1
     _log.info('serving')
-    return service.run(agent, sources, _status_listener(options))
-
-
-def _status_listener(options):
-    """The status socket; without it the agent serves all the same."""
-    if not options.status_folder:
-        return None
-    try:
-        return status.open_socket(options.status_folder, 'agent', options.user)
-    except (unixsocket.SocketError, privileges.PrivilegeError) as error:
-        _log.warning('no status is told: %s', error)
+    return service.run(agent, sources, status.socket_or_warning(options, 'agent', _log))
 
 
 def _host_field(endpoint):

@@ -67,9 +67,10 @@ class Proxy(object):
             with privileges.acting_as(options.user, self._group):
                 descriptors.append(logs.open_file(self._log.file))
             words.append('log-fd=%d' % descriptors[-1])
-        status = self._status_socket(options)
-        if status:
-            descriptors.append(status.fileno())
+        from mdproxy import status
+        told = status.socket_or_warning(options, '%s-%s' % self._identity, _log, self._group)
+        if told:
+            descriptors.append(told.fileno())
             words.append('status-fd=%d' % descriptors[-1])
         if self._daemonize:
             if self._log == logs.STDERR:
@@ -101,17 +102,6 @@ class Proxy(object):
                              ('set', sources.settings)):
             words += ['%s=%s' % (name, value) for value in values]
         return words
-
-    def _status_socket(self, options):
-        """The status socket, or None: guests are served without it all the same."""
-        if not options.status_folder:
-            return None
-        from mdproxy import status, unixsocket
-        try:
-            return status.open_socket(options.status_folder, '%s-%s' % self._identity,
-                                      options.user, self._group)
-        except (unixsocket.SocketError, privileges.PrivilegeError) as error:
-            _log.warning('no status is told: %s', error)
 
 
 def _leave(options):

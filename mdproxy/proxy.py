@@ -75,8 +75,7 @@ class Proxy(service.Service):
         self._builtin.handle(self._identity, exchange.peer, exchange)
 
     def _refused(self, peer, status, text):
-        self.requests.failed('%s %s guest %s' % (self._identity.kind, self._identity.id, peer),
-                             status, text)
+        self.requests.failed(self._identity.guest(peer), status, text)
 
 
 class Agents(object):
@@ -104,7 +103,7 @@ class Agents(object):
         return trust.agent_headers(self._identity, peer, self._family, request, METADATA_HOST)
 
     def _failed(self, exchange, failure):
-        who = '%s %s guest %s' % (self._identity.kind, self._identity.id, exchange.peer)
+        who = self._identity.guest(exchange.peer)
         if failure.started:
             self._requests.failed(who, 0, 'the answer was cut off', failure.detail)
         else:
@@ -116,12 +115,12 @@ class Agents(object):
 def run(identity, listeners, sources, status_listener=None, serving=None):
     """Serve until SIGTERM or SIGINT; returns the exit status.
 
-    identity: a trust.Identity. listeners: sockets that listen. sources: config.Sources. serving() is
-    called when nothing can fail any more. Raises ConfigError, and ValueError as Proxy.
+    identity: a trust.Identity. listeners: sockets that listen. sources: config.Sources. serving(options)
+    is called when nothing can fail any more. Raises ConfigError, and ValueError as Proxy.
     """
     proxy = Proxy(eventloop.Loop(), identity, sources.load('proxy'))
     proxy.serve(listeners)
     if serving:
-        serving()
+        serving(proxy.options)
     _log.info('serving %s %s', identity.kind, identity.id)
     return service.run(proxy, sources, status_listener)

@@ -53,9 +53,9 @@ def _serve(given, sources):
     ready = int(given.get('ready-fd', -1))
     kind = 'router' if 'router' in given else 'network'
 
-    def serving():
+    def serving(options):
         _take_stdio(given, ready)
-        logs.configure(sources.load().log_level,
+        logs.configure(options.log_level,
                        logs.Destination(given.get('log-file'), given.get('syslog')))
         if ready >= 0:
             daemon.tell(ready, daemon.SERVING)

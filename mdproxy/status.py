@@ -128,6 +128,20 @@ def open_socket(folder, name, user, group=None):
         return unixsocket.listen(os.path.join(folder, name + '.sock'), 0o660)
 
 
+def socket_or_warning(options, name, log, group=None):
+    """`open_socket` as the options say, or None: who serves does so without a status all the same.
+
+    log: a Logger, which gets the reason if there is one.
+    """
+    if not options.status_folder:
+        return None
+    from . import privileges
+    try:
+        return open_socket(options.status_folder, name, options.user, group)
+    except (unixsocket.SocketError, privileges.PrivilegeError) as error:
+        log.warning('no status is told: %s', error)
+
+
 def _files(listeners):
     """[(path, stat)] of those that are unix sockets with a file."""
     found = []

@@ -32,6 +32,10 @@ class Identity(namedtuple('Identity', 'kind id')):
 
     __slots__ = ()
 
+    def guest(self, address):
+        """The guest at an address, for a log line."""
+        return '%s %s guest %s' % (self.kind, self.id, address)
+
 
 class TrustError(Exception):
     """A header that must not be believed or must not be sent.
