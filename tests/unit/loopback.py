@@ -2,8 +2,10 @@
 import contextlib
 import logging
 import os
+import shutil
 import socket
 import sys
+import tempfile
 import threading
 import time
 
@@ -64,6 +66,18 @@ def wait_until(condition, seconds=DEADLINE):
             return value
         assert time.time() < end, 'it did not happen within %g s' % seconds
         time.sleep(0.005)
+
+
+@contextlib.contextmanager
+def open_folder(mode):
+    """A folder that the serving user may enter, which pytest's are not. Short: a socket's path has 107
+    bytes."""
+    made = tempfile.mkdtemp(prefix='md')
+    os.chmod(made, mode)
+    try:
+        yield made
+    finally:
+        shutil.rmtree(made)
 
 
 class Running(object):

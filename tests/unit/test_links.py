@@ -1,10 +1,8 @@
 """Agents on other machines, several of them, several novas, an agent inside: as real processes."""
 import contextlib
 import os
-import shutil
 import signal
 import socket
-import tempfile
 
 import pytest
 from loopback import (
@@ -14,6 +12,7 @@ from loopback import (
     get,
     keep_answering,
     listening,
+    open_folder,
     receive,
     wait_until,
 )
@@ -225,17 +224,15 @@ def test_what_only_a_restart_changes_is_said(tmpdir):
 
 
 @pytest.fixture
-def open_folder():
-    """A folder that the serving user may enter, which pytest's are not."""
-    folder = tempfile.mkdtemp(prefix='mdproxy-test-')
-    os.chmod(folder, 0o777)
-    yield folder
-    shutil.rmtree(folder)
+def run():
+    """As /run, but that everybody may make things in it."""
+    with open_folder(0o777) as made:
+        yield made
 
 
-def test_metrics_and_status_are_told_on_a_socket_of_their_own(tmpdir, open_folder):
+def test_metrics_and_status_are_told_on_a_socket_of_their_own(tmpdir, run):
     port = free_port()
-    folder = os.path.join(open_folder, 'status')
+    folder = os.path.join(run, 'status')
     with whole_path(tmpdir, keep_answering(OK), status_folder=folder) as (path, _):
         assert path.guest()[0] == 200 and path.guest('127.0.0.4')[0] == 503
         status, _, text = get(os.path.join(folder, 'agent.sock'), b'/metrics')

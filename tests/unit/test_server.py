@@ -343,16 +343,20 @@ def test_who_only_just_came_gives_way_to_nobody(running):
         sock.close()
 
 
+def another_guest_is_served(site):
+    other = socket.create_connection(('127.0.0.1', site.port), 5, ('127.0.0.2', 0))
+    with contextlib.closing(other):
+        other.sendall(GET % b'')
+        return receive(other, b'\r\n\r\n').startswith(b'HTTP/1.1 200')
+
+
 def test_one_guest_cannot_have_all_connections(running):
     site = Site(running, max_connections_per_guest=2)
     held = [connected(site.port) for _ in range(2)]
     wait_until(lambda: len(site.server.connections) == 2)
     status, head, _ = get(site.port)
     assert status == 503 and b'Retry-After: ' in head
-    other = socket.create_connection(('127.0.0.1', site.port), 5, ('127.0.0.2', 0))
-    with contextlib.closing(other):
-        other.sendall(GET % b'')
-        assert receive(other, b'\r\n\r\n').startswith(b'HTTP/1.1 200')
+    assert another_guest_is_served(site)
     held.pop().close()
     wait_until(lambda: get(site.port)[0] == 200)
     held.pop().close()
@@ -370,10 +374,7 @@ def test_one_guest_that_asks_too_often_is_told_so(running):
     assert statuses == [b'200'] * 3 + [b'429'] * 2      # on a connection that stays
     status, head, _ = get(site.port)
     assert status == 429 and b'Retry-After: 1' in head
-    other = socket.create_connection(('127.0.0.1', site.port), 5, ('127.0.0.2', 0))
-    with contextlib.closing(other):
-        other.sendall(GET % b'')
-        assert receive(other, b'\r\n\r\n').startswith(b'HTTP/1.1 200')
+    assert another_guest_is_served(site)
 
 
 def test_other_options_hold_from_the_next_request_on(running):

@@ -4,17 +4,25 @@ import json
 import os
 import pwd
 import re
-import shutil
 import signal
 import socket
 import stat
 import sys
-import tempfile
 import time
 
 import pytest
 from exposition import families, values
-from loopback import Options, Running, ask, connected, get, listening, receive, wait_until
+from loopback import (
+    Options,
+    Running,
+    ask,
+    connected,
+    get,
+    listening,
+    open_folder,
+    receive,
+    wait_until,
+)
 
 import mdproxy
 from mdproxy import eventloop, metrics, privileges, server, status, unixsocket
@@ -58,11 +66,9 @@ def running():
 
 @pytest.fixture
 def run():
-    """A folder of root's that all may enter, as /run. Short: a socket's path has 107 bytes."""
-    made = tempfile.mkdtemp(prefix='md')
-    os.chmod(made, 0o755)
-    yield made
-    shutil.rmtree(made)
+    """As /run: root's, and all may enter."""
+    with open_folder(0o755) as made:
+        yield made
 
 
 @pytest.fixture
