@@ -1,0 +1,304 @@
+#!/usr/bin/python
+"""Ansible module, for the controller: make a patch series for a Folsom tree from upstream's commits."""
+
+DOCUMENTATION = r"""
+module: folsom_series
+short_description: Cherry-pick, resolve, check and write a patch series for a Folsom release
+description:
+  - Works in a bare repository of its own under I(dest), which borrows the objects of a local clone or
+    fetches a URL once. The clone is only read.
+  - Each pick is a three-way merge of every file that the commit changed, resolved by data alone. What
+    comes out depends on the inputs and nothing else, down to the byte.
+  - Everything is checked before anything is written; what is written replaces the old in one step.
+  - The branch C(mdproxy/<base>) of the bare repository is the series as commits.
+options:
+  project:
+    description: Which of the two trees.
+    type: str
+    choices: [nova, quantum]
+    required: true
+  source:
+    description: URL or path of a clone with upstream's history.
+    type: str
+    required: true
+  base:
+    description: The Folsom tag that the series is for.
+    type: str
+    required: true
+  series:
+    description:
+      - The series in order. An entry with C(commit) is upstream's; C(paths) says where files of a
+        later layout lie in Folsom (longest beginning wins), C(leave_out) which of its files are not
+        taken, C(resolve) what to do with a file. For the latter C(take) has a choice for each conflict
+        (C(ours), C(theirs), C(added)), C(edits) replaces C(find) by C(with) in exactly C(times)
+        places, and C(bases) limits it to some bases.
+      - An entry with C(patch) is ours, a file of I(patches). C(replaces) names the commits of upstream
+        in whose place it stands.
+    type: list
+    elements: dict
+    required: true
+  patches:
+    description: Folder of our own patches.
+    type: path
+    required: true
+  tests:
+    description: Arguments of nosetests, each a test module of the tree that the series touches.
+    type: list
+    elements: str
+    default: []
+  tests_folder:
+    description: Folder of the tree in which they are run.
+    type: str
+    default: "."
+  python27:
+    description: A Python 2.7 for compiling what changed. Without one the files are parsed.
+    type: path
+  test_python:
+    description: A Python 2.7 with nose and what the tree needs. Without one no tests are run.
+    type: path
+  dest:
+    description: Folder for series, trees and the bare repository.
+    type: path
+    required: true
+author: mdproxy maintainers
+"""
+
+RETURN = r"""
+manifest:
+  description: What C(manifest.json) holds.
+  returned: success
+  type: dict
+folder:
+  description: Folder of the series.
+  returned: success
+  type: str
+"""
+
+import contextlib
+import fcntl
+import glob
+import json
+import os
+import re
+import shutil
+import tempfile
+
+from ansible.module_utils import series_checks
+from ansible.module_utils.basic import AnsibleModule
+from ansible.module_utils.git_store import GitError, Store, opened
+from ansible.module_utils.series_build import Build, SeriesError, digest
+
+_EDIT = {'find': {'type': 'str', 'required': True}, 'with': {'type': 'str', 'required': True},
+         'times': {'type': 'int', 'required': True}}
+_RESOLVE = {'file': {'type': 'str', 'required': True},
+            'take': {'type': 'list', 'elements': 'str', 'default': [],
+                     'choices': ['ours', 'theirs', 'added']},
+            'edits': {'type': 'list', 'elements': 'dict', 'options': _EDIT, 'default': []},
+            'bases': {'type': 'list', 'elements': 'str', 'default': []}}
+_ENTRY = {'commit': {'type': 'str'}, 'patch': {'type': 'str'},
+          'fixes': {'type': 'list', 'elements': 'str', 'required': True},
+          'why': {'type': 'str', 'required': True},
+          'paths': {'type': 'dict', 'default': {}},
+          'leave_out': {'type': 'list', 'elements': 'str', 'default': []},
+          'resolve': {'type': 'list', 'elements': 'dict', 'options': _RESOLVE, 'default': []},
+          'replaces': {'type': 'list', 'elements': 'str', 'default': []}}
+
+
+_FOLSOM = re.compile(r'2012\.2(\.\d+)?$')
+
+
+def _upstream(module):
+    """The Store of upstream's history: the local clone, or what was fetched of the URL."""
+    project, source = module.params['project'], module.params['source']
+    try:
+        if os.path.isdir(source):
+            return opened(os.path.abspath(source))
+        store = Store(os.path.join(module.params['dest'], 'git', 'upstream-%s.git' % project))
+        fetched = os.path.isdir(store.folder)
+        if not fetched or _missing(store, module):
+            if module.check_mode:
+                module.exit_json(changed=True, manifest=None, folder=_folder(module),
+                                 msg='%s would be fetched; what comes of it is not known before.' % source)
+            if not fetched:
+                store.create()
+            store.fetch(source)
+        return store
+    except GitError as error:
+        raise SeriesError('%s_source %s cannot be read: %s' % (project, source, error))
+
+
+def _missing(store, module):
+    """Ids of those commits of the series that the store lacks; of the base its tag."""
+    wanted = ['refs/tags/' + module.params['base']]
+    wanted += [entry['commit'] for entry in module.params['series'] if entry['commit']]
+    return [name for name in wanted if not store.find(name + '^{commit}')]
+
+
+def _find(store, module):
+    """Refuse a history that lacks the base or a commit of the series, or that is another project's."""
+    project, base, source = (module.params[name] for name in ('project', 'base', 'source'))
+    missing = _missing(store, module)
+    if missing and missing[0].startswith('refs/'):
+        tags = store.git('tag', '--list', '2012.2*').decode().split()
+        raise SeriesError('%s_source %s has no tag %s (folsom_base); of Folsom it has %s. Fetch the tags '
+                          'into the clone (git fetch --tags), or take another base.'
+                          % (project, source, base, ', '.join(tags) or 'none'))
+    if store.content('refs/tags/%s' % base, '%s/version.py' % project) is None:
+        raise SeriesError('%s_source %s has no %s/version.py at %s: it is a clone of something else.'
+                          % (project, source, project, base))
+    if missing:
+        raise SeriesError('%s_source %s lacks commits of the series: %s. Give a clone with the whole history '
+                          '(git fetch --all --tags; in a shallow one also --unshallow).'
+                          % (project, source, ', '.join(sha[:10] for sha in missing)))
+
+
+@contextlib.contextmanager
+def _store(module):
+    """A new repository for the series, which borrows upstream's objects; in check mode a passing one."""
+    params = module.params
+    upstream = _upstream(module)
+    _find(upstream, module)
+    with tempfile.TemporaryDirectory(prefix='backport-') as passing:
+        folder = os.path.join(passing, 'store.git')
+        if not module.check_mode:
+            folder = os.path.join(params['dest'], 'git', params['base'], params['project'] + '.git')
+            shutil.rmtree(folder, ignore_errors=True)
+        store = Store(folder)
+        store.create(borrow=os.path.join(upstream.folder, 'objects'))
+        store.git('update-ref', 'refs/tags/' + params['base'], upstream.find('refs/tags/' + params['base']))
+        yield store
+
+
+@contextlib.contextmanager
+def _alone(folder):
+    """Hold the folder: one run at a time makes series in it."""
+    os.makedirs(folder, exist_ok=True)
+    held = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(held)
+
+
+def _folder(module):
+    return os.path.join(module.params['dest'], module.params['base'], module.params['project'])
+
+
+def _make(module, store, work):
+    """Build and check the series and write it to the folder `work`; returns its manifest."""
+    params = module.params
+    build = Build(store, params['project'], params['base'], params['patches'])
+    for entry in params['series']:
+        build.add(entry)
+    files = build.files()
+    sources = {path: store.content(build.head, path) for path, entry in files.items()
+               if path.endswith('.py') and entry['after']}
+    compiled = series_checks.compiles(sources, params['python27'] or params['test_python'])
+    names = store.format(build.root, build.head, work)
+    tree = series_checks.applies(build, work, names)
+    patches = []
+    for name, patch in zip(names, build.patches):
+        with open(os.path.join(work, name), 'rb') as source:
+            patches.append(dict(patch, file=name, sha256=digest(source.read())))
+    identity = digest(''.join(patch['sha256'] for patch in patches).encode())[:12]
+    manifest = {'schema': 1, 'project': params['project'], 'base': params['base'], 'series': identity,
+                'base_commit': build.root, 'base_tree': store.find(build.root + '^{tree}'),
+                'head_commit': build.head, 'head_tree': tree, 'patches': patches, 'files': files,
+                'checks': {'syntax': compiled, 'tests': _tests(module, build, identity)}}
+    if not module.check_mode:
+        store.git('update-ref', 'refs/heads/mdproxy/' + params['base'], build.head)
+    with open(os.path.join(work, 'manifest.json'), 'w') as out:
+        json.dump(manifest, out, indent=1, sort_keys=True)
+        out.write('\n')
+    return manifest
+
+
+def _tests(module, build, identity):
+    """Counts of the tree's own tests, or None; those of the same series are not run again."""
+    python, wanted = module.params['test_python'], module.params['tests']
+    if not python or not wanted:
+        return None
+    try:
+        with open(os.path.join(_folder(module), 'manifest.json')) as source:
+            known = json.load(source)
+        if known['series'] == identity and sorted(known['checks']['tests'] or ()) == sorted(wanted):
+            return known['checks']['tests']
+    except (IOError, ValueError, KeyError):
+        pass
+    if module.check_mode:
+        return None
+    return series_checks.tests(build, python, wanted, module.params['tests_folder'])
+
+
+def _contents(folder):
+    """{name: bytes} of a folder's files; of one that is not there, nothing."""
+    contents = {}
+    for name in sorted(os.listdir(folder)) if os.path.isdir(folder) else ():
+        with open(os.path.join(folder, name), 'rb') as source:
+            contents[name] = source.read()
+    return contents
+
+
+def _replace(work, folder):
+    """Put the folder `work` in the place of `folder`."""
+    old = work + '.old'
+    shutil.rmtree(old, ignore_errors=True)
+    if os.path.isdir(folder):
+        os.rename(folder, old)
+    os.rename(work, folder)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _shown(contents):
+    """One line for each patch, for a diff."""
+    manifest = json.loads(contents.get('manifest.json', '{"patches": []}'))
+    return ''.join('%s %s\n' % (patch['sha256'][:12], patch['file']) for patch in manifest['patches'])
+
+
+def _run(module):
+    folder = _folder(module)
+    with contextlib.ExitStack() as held:
+        parent = tempfile.gettempdir()
+        if not module.check_mode:
+            held.enter_context(_alone(module.params['dest']))
+            parent = os.path.dirname(folder)
+            os.makedirs(parent, exist_ok=True)
+            for left in glob.glob(os.path.join(parent, '.partial-*')):      # of a run that was cut short
+                shutil.rmtree(left)
+        store = held.enter_context(_store(module))
+        work = tempfile.mkdtemp(prefix='.partial-', dir=parent)
+        held.callback(shutil.rmtree, work, ignore_errors=True)
+        os.chmod(work, 0o755)
+        manifest = _make(module, store, work)
+        before, after = _contents(folder), _contents(work)
+        if before != after and not module.check_mode:
+            _replace(work, folder)
+    return {'changed': before != after, 'manifest': manifest, 'folder': folder,
+            'diff': {'before_header': folder, 'after_header': folder,
+                     'before': _shown(before), 'after': _shown(after)}}
+
+
+def main():
+    module = AnsibleModule(supports_check_mode=True, argument_spec={
+        'project': {'type': 'str', 'choices': ['nova', 'quantum'], 'required': True},
+        'source': {'type': 'str', 'required': True}, 'base': {'type': 'str', 'required': True},
+        'series': {'type': 'list', 'elements': 'dict', 'required': True, 'options': _ENTRY,
+                   'required_one_of': [('commit', 'patch')], 'mutually_exclusive': [('commit', 'patch')]},
+        'patches': {'type': 'path', 'required': True},
+        'tests': {'type': 'list', 'elements': 'str', 'default': []},
+        'tests_folder': {'type': 'str', 'default': '.'},
+        'python27': {'type': 'path'}, 'test_python': {'type': 'path'},
+        'dest': {'type': 'path', 'required': True}})
+    if not _FOLSOM.match(module.params['base']):
+        module.fail_json(msg='folsom_base %s is not a Folsom release: 2012.2 to 2012.2.4 are.'
+                             % module.params['base'])
+    try:
+        result = _run(module)
+    except (SeriesError, GitError) as error:
+        module.fail_json(msg=str(error))
+    module.exit_json(**result)
+
+
+if __name__ == '__main__':
+    main()
