@@ -9,7 +9,7 @@ import pytest
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 LIBRARIES = dict((name, os.path.join(ROOT, 'roles', role, 'library', name + '.py')) for role, name in (
     ('mdproxy', 'mdproxy_bundle'), ('mdproxy', 'mdproxy_jobs'), ('mdproxy', 'mdproxy_release'),
-    ('metadata_api', 'nova_options'), ('verify', 'verify_guests'), ('lab', 'lab_containers')))
+    ('mdproxy', 'oslo_options'), ('verify', 'verify_guests'), ('lab', 'lab_containers')))
 
 
 def needs_ansible():

@@ -1,4 +1,4 @@
-"""nova_options: sets what it is told to, and leaves every other byte of nova.conf alone."""
+"""oslo_options: sets what it is told to, and leaves every other byte of nova.conf alone."""
 import os
 import stat
 import sys
@@ -34,7 +34,7 @@ def conf(tmpdir):
 
 
 def run(conf, check=False, **arguments):
-    return ansible_module.run('nova_options', dict(arguments, path=str(conf)), check=check)
+    return ansible_module.run('oslo_options', dict(arguments, path=str(conf)), check=check)
 
 
 def text(conf):
@@ -126,3 +126,41 @@ def test_the_need_to_restart_outlives_a_run_that_was_cut_short(conf):
     assert not again['changed'] and again['restart']
     os.unlink(str(mark))
     assert not run(conf, **arguments)['restart']
+
+
+def test_an_option_that_must_not_be_there_goes_and_is_named(tmpdir):
+    conf = tmpdir.join('l3_agent.ini')
+    conf.write('[DEFAULT]\nmetadata_ip = 10.1.1.1\n# metadata_ip =\nmetadata_ip_x = 1\n[x]\nmetadata_ip = 2\n')
+    result = run(conf, absent=['metadata_ip', 'nothing'])
+    assert result['changed'] and result['removed'] == ['metadata_ip']
+    assert conf.read() == '[DEFAULT]\n# metadata_ip =\nmetadata_ip_x = 1\n[x]\nmetadata_ip = 2\n'
+    again = run(conf, absent=['metadata_ip', 'nothing'])
+    assert not again['changed'] and again['removed'] == []
+
+
+def test_what_was_there_before_the_first_change_is_kept_and_comes_back(conf, tmpdir):
+    backup, before = tmpdir.join('kept', 'nova.conf'), conf.read_binary()
+    first = dict(options={'verbose': 'False'}, absent=['sql_connection'], backup=str(backup))
+    second = dict(first, options={'verbose': 'False', 'debug': 'True'})
+    run(conf, **first)
+    run(conf, **second)
+    assert backup.read_binary() == before
+    assert stat.S_IMODE(os.stat(str(backup)).st_mode) == 0o600
+    assert run(conf, check=True, state='reverted', **second)['changed']
+    assert backup.check()
+    result = run(conf, state='reverted', **second)
+    assert result['changed'] and not result['edited'] and not backup.check()
+    assert 'hunter2' not in result.text
+    assert conf.read_binary() == before
+    assert stat.S_IMODE(os.stat(str(conf)).st_mode) == 0o640
+    assert not run(conf, state='reverted', **second)['changed']
+
+
+def test_a_file_that_others_changed_since_is_not_reverted(conf, tmpdir):
+    arguments = dict(options={'verbose': 'False'}, backup=str(tmpdir.join('kept')))
+    run(conf, **arguments)
+    conf.write(conf.read() + '[new]\n')
+    edited = conf.read_binary()
+    result = run(conf, state='reverted', **arguments)
+    assert result['edited'] and not result['changed']
+    assert conf.read_binary() == edited and tmpdir.join('kept').check()
