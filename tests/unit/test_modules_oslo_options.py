@@ -130,17 +130,17 @@ def test_the_need_to_restart_outlives_a_run_that_was_cut_short(conf):
 
 def test_an_option_that_must_not_be_there_goes_and_is_named(tmpdir):
     conf = tmpdir.join('l3_agent.ini')
-    conf.write('[DEFAULT]\nmetadata_ip = 10.1.1.1\n# metadata_ip =\nmetadata_ip_x = 1\n[x]\nmetadata_ip = 2\n')
+    conf.write('[DEFAULT]\nmetadata_ip = 10.1.1.1\n# metadata_ip =\nx = 1\n[x]\nmetadata_ip = 2\n')
     result = run(conf, absent=['metadata_ip', 'nothing'])
     assert result['changed'] and result['removed'] == ['metadata_ip']
-    assert conf.read() == '[DEFAULT]\n# metadata_ip =\nmetadata_ip_x = 1\n[x]\nmetadata_ip = 2\n'
+    assert conf.read() == '[DEFAULT]\n# metadata_ip =\nx = 1\n[x]\nmetadata_ip = 2\n'
     again = run(conf, absent=['metadata_ip', 'nothing'])
     assert not again['changed'] and again['removed'] == []
 
 
 def test_what_was_there_before_the_first_change_is_kept_and_comes_back(conf, tmpdir):
     backup, before = tmpdir.join('kept', 'nova.conf'), conf.read_binary()
-    first = dict(options={'verbose': 'False'}, absent=['sql_connection'], backup=str(backup))
+    first = dict(options={'verbose': 'False'}, absent=['missing'], backup=str(backup))
     second = dict(first, options={'verbose': 'False', 'debug': 'True'})
     run(conf, **first)
     run(conf, **second)

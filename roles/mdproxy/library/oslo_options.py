@@ -42,8 +42,8 @@ options:
     type: path
   state:
     description:
-      - C(reverted) puts the backup back, byte for byte, and removes it, if nobody but this module has
-        changed the file since. If somebody has, file and backup stay and C(edited) says so.
+      - C(reverted) puts the backup back, byte for byte, and removes it, if nothing but these options has
+        changed in the file since. Otherwise file and backup stay and C(edited) says so.
     type: str
     choices: [present, reverted]
     default: present
@@ -186,8 +186,20 @@ def _after(module, before):
     if not backup or not os.path.exists(backup):
         return before, False
     original = _read(module, backup)
-    edited = before not in (original, _wanted(module, original))
+    edited = _others(module, before) != _others(module, original)
     return before if edited else original, edited
+
+
+def _others(module, text):
+    """The lines that are no business of this module's."""
+    lines = _lines(text)
+    for name in _names(module):
+        lines = _without(lines, module.params['section'], name)
+    return [line for line in lines if line.strip()]
+
+
+def _names(module):
+    return list(module.params['options']) + list(module.params['secrets']) + module.params['absent']
 
 
 def main():
@@ -212,9 +224,8 @@ def main():
             _write(module, path, after)
         if reverted and backup and not edited and os.path.exists(backup):
             os.unlink(backup)
-    names = list(module.params['options']) + list(secrets) + absent
     shown_before, shown_after = (
-        _shown(_lines(side), section, names, secrets) if changed else '' for side in (before, after))
+        _shown(_lines(side), section, _names(module), secrets) if changed else '' for side in (before, after))
     if changed and shown_before == shown_after:
         shown_after += '# (another secret)\n'
     lines = _lines(before)
