@@ -1,15 +1,29 @@
 """Runs an Ansible module as a node would: a process of its own, arguments in, JSON out."""
+import glob
 import json
 import os
 import subprocess
 import sys
+import types
 
 import pytest
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 LIBRARIES = dict((name, os.path.join(ROOT, 'roles', role, 'library', name + '.py')) for role, name in (
     ('mdproxy', 'mdproxy_bundle'), ('mdproxy', 'mdproxy_jobs'), ('mdproxy', 'mdproxy_release'),
-    ('mdproxy', 'oslo_options'), ('verify', 'verify_guests'), ('lab', 'lab_containers')))
+    ('mdproxy', 'oslo_options'), ('verify', 'verify_guests'), ('lab', 'lab_containers'),
+    ('patched_tree', 'patched_tree'), ('backport', 'folsom_series')))
+# Ansible ships what is in these folders with a module, as a part of ansible.module_utils.
+_UTILITIES = sorted(glob.glob(os.path.join(ROOT, 'roles', '*', 'module_utils')))
+_START = '''
+import runpy, sys
+import ansible.module_utils
+path, prelude, utilities = sys.argv[1], sys.argv[2], sys.argv[3:]
+ansible.module_utils.__path__ += utilities
+sys.argv = [path]
+exec(prelude)
+runpy.run_path(path, run_name='__main__')
+'''
 
 
 def needs_ansible():
@@ -23,18 +37,26 @@ class Result(dict):
     text = ''
 
 
-def run(name, arguments, check=False, path=None, environment=None):
+class Killed(Exception):
+    """The module was ended by a signal."""
+
+
+def run(name, arguments, check=False, path=None, environment=None, prelude=''):
     """The Result of a module. check: in check mode. path: a folder whose commands come first.
 
-    A module that ends without a result fails the test with what it said instead.
+    prelude: Python that runs before the module does, to break what it stands on. A module that ends
+    without a result fails the test with what it said instead, and one that is killed raises Killed.
     """
     arguments = dict(arguments, _ansible_check_mode=check, _ansible_diff=True, _ansible_no_log=False)
     environment = dict(os.environ, **(environment or {}))
     if path:
         environment['PATH'] = str(path) + os.pathsep + environment['PATH']
-    process = subprocess.Popen([sys.executable, LIBRARIES[name]], stdin=subprocess.PIPE,
-                               stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment)
+    process = subprocess.Popen([sys.executable, '-c', _START, LIBRARIES[name], prelude] + _UTILITIES,
+                               stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                               env=environment)
     out, err = process.communicate(json.dumps({'ANSIBLE_MODULE_ARGS': arguments}).encode('utf-8'))
+    if process.returncode < 0:
+        raise Killed('signal %d' % -process.returncode)
     try:
         result = Result(json.loads(out.decode('utf-8')))
     except ValueError:
@@ -46,7 +68,21 @@ def run(name, arguments, check=False, path=None, environment=None):
 
 def imported(name):
     """The module as a Python module, to test what is in it without running it."""
+    import ansible.module_utils
+    ansible.module_utils.__path__ += [folder for folder in _UTILITIES
+                                      if folder not in ansible.module_utils.__path__]
     scope = {'__name__': name, '__file__': LIBRARIES[name]}
     with open(LIBRARIES[name]) as source:
         exec(compile(source.read(), LIBRARIES[name], 'exec'), scope)
     return scope
+
+
+def utility(name):
+    """What is in a role's module_utils/NAME.py, as a Python module; it needs no ansible-core."""
+    path, = [path for path in (os.path.join(folder, name + '.py') for folder in _UTILITIES)
+             if os.path.exists(path)]
+    module = types.ModuleType(name)
+    module.__file__ = path
+    with open(path) as source:
+        exec(compile(source.read(), path, 'exec'), module.__dict__)
+    return module
