@@ -1,5 +1,7 @@
 # make lab     from a bare machine to a running lab: packages, venv, image, containers, site.yml, verify
 # make test    lint, unit tests on Python 2.7, 3.9 and the controller's, integration, molecule
+# make folsom-series NOVA_SOURCE=... QUANTUM_SOURCE=... [FOLSOM_PYTHON=...]
+#              the patch series on clones of the real repositories: made, tried, applied, taken back
 # make lint    ansible-lint, yamllint, ruff, syntax
 # make clean   removes the lab (containers, networks, image) and all that was built
 #
@@ -27,14 +29,14 @@ define locked
 	  flock build/lock $(MAKE) --no-print-directory $(1); }
 endef
 
-.PHONY: help lab test lint unit integration molecule clean
+.PHONY: help lab test lint unit integration molecule folsom-series clean
 help:
-	@sed -n '/^# make/s/^# //p' Makefile
+	@sed -n '/^# make/,/^#$$/{/^#$$/!s/^# //p}' Makefile
 
-lab test lint unit integration molecule clean:
+lab test lint unit integration molecule folsom-series clean:
 	$(call locked,run-$@)
 
-.PHONY: run-lab run-test run-lint run-unit run-integration run-molecule run-clean packages image
+.PHONY: run-lab run-test run-lint run-unit run-integration run-molecule run-folsom-series run-clean packages image
 run-lab: packages $(VENV)/.complete
 	@rm -f build/report/verify.txt
 	ansible-playbook playbooks/lab.yml
@@ -66,6 +68,15 @@ run-integration: packages $(VENV)/.complete
 
 run-molecule: packages $(VENV)/.complete
 	molecule test --all
+
+export NOVA_SOURCE QUANTUM_SOURCE FOLSOM_PYTHON
+run-folsom-series: packages $(VENV)/.complete
+	@if [ -z "$$NOVA_SOURCE" ] || [ -z "$$QUANTUM_SOURCE" ]; then \
+	  echo 'Skipped: give clones of the real repositories, with their whole history and tags:' && \
+	  echo '  make folsom-series NOVA_SOURCE=/src/nova QUANTUM_SOURCE=/src/neutron [FOLSOM_PYTHON=/path/to/python2.7]'; \
+	else \
+	  $(SUDO) env NOVA_SOURCE="$$NOVA_SOURCE" QUANTUM_SOURCE="$$QUANTUM_SOURCE" FOLSOM_PYTHON="$$FOLSOM_PYTHON" \
+	    $(CURDIR)/$(BIN)/python -m pytest -v tests/folsom; fi
 
 # The venv is needed to find what the lab has made, also when its folder was lost.
 run-clean:
