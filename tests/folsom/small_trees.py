@@ -21,6 +21,11 @@ ENVIRONMENT = dict(
     GIT_COMMITTER_EMAIL='author@example.com', TZ='UTC')
 
 HANDLER = '''
+    # A small nova.
+    #
+    # As long as a licence is, so that
+    # what changes the first line is far
+    # from what changes the others.
     """Answers an instance by the address that it asks from."""
     import os
 
@@ -35,6 +40,11 @@ HANDLER = '''
         return 'the instance at %s' % address
 '''
 L3_AGENT = '''
+    # A small quantum.
+    #
+    # As long as a licence is, so that
+    # what changes the first line is far
+    # from what changes the others.
     """Makes routers."""
     OPTIONS = {
         'metadata_ip': '',
@@ -178,7 +188,7 @@ PATCHES = {
         diff --git a/nova/api/metadata/handler.py b/nova/api/metadata/handler.py
         --- a/nova/api/metadata/handler.py
         +++ b/nova/api/metadata/handler.py
-        @@ -9,4 +9,5 @@
+        @@ -14,4 +14,5 @@
 
          def answer(path, address):
         +    print 'asked by', address
@@ -195,7 +205,7 @@ PATCHES = {
         diff --git a/quantum/agent/l3_agent.py b/quantum/agent/l3_agent.py
         --- a/quantum/agent/l3_agent.py
         +++ b/quantum/agent/l3_agent.py
-        @@ -9,3 +9,4 @@
+        @@ -14,3 +14,4 @@
          def router_added(router):
              print 'added', router
         -    print 'proxy'

@@ -1,5 +1,5 @@
 #!/bin/sh
-# Everything there is to know of the trees: paths, modes, owners, times, links, contents.
+# Everything there is to know of the trees and their configuration: paths, modes, owners, times, contents.
 cd /
 find usr/share/pyshared usr/lib/python2.7/dist-packages/nova usr/lib/python2.7/dist-packages/quantum \
     usr/bin/quantum* etc/quantum 2>/dev/null | LC_ALL=C sort | while read -r path; do
@@ -8,7 +8,10 @@ find usr/share/pyshared usr/lib/python2.7/dist-packages/nova usr/lib/python2.7/d
   elif [ -d "$path" ]; then
     stat -c '%n %a %U:%G' "$path"
   else
-    stat -c '%n %a %U:%G %y' "$path"
+    case $path in
+      etc/*) stat -c '%n %a %U:%G' "$path" ;;    # no bytecode hangs on its time
+      *) stat -c '%n %a %U:%G %Y' "$path" ;;      # Python 2.7 knows times to a microsecond at best
+    esac
     sha256sum <"$path"
   fi
 done
