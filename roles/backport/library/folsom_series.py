@@ -152,33 +152,39 @@ def _find(store, module):
                           % (project, source, ', '.join(sha[:10] for sha in missing)))
 
 
-@contextlib.contextmanager
-def _store(module):
-    """A new repository for the series, which borrows upstream's objects; in check mode a passing one."""
-    params = module.params
+def _store(module, folder):
+    """A new repository for the series, which borrows upstream's objects."""
     upstream = _upstream(module)
     _find(upstream, module)
-    with tempfile.TemporaryDirectory(prefix='backport-') as passing:
-        folder = os.path.join(passing, 'store.git')
-        if not module.check_mode:
-            folder = os.path.join(params['dest'], 'git', params['base'], params['project'] + '.git')
-            shutil.rmtree(folder, ignore_errors=True)
-        store = Store(folder)
-        store.create(borrow=os.path.join(upstream.folder, 'objects'))
-        store.git('update-ref', 'refs/tags/' + params['base'], upstream.find('refs/tags/' + params['base']))
-        yield store
+    shutil.rmtree(folder, ignore_errors=True)
+    store = Store(folder)
+    store.create(borrow=os.path.join(upstream.folder, 'objects'))
+    tag = 'refs/tags/' + module.params['base']
+    store.git('update-ref', tag, upstream.find(tag))
+    return store
 
 
 @contextlib.contextmanager
-def _alone(folder):
-    """Hold the folder: one run at a time makes series in it."""
-    os.makedirs(folder, exist_ok=True)
-    held = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(held, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(held)
+def _workplace(module):
+    """(folder to write a series to, folder for its repository); in check mode passing ones.
+
+    Otherwise one run at a time has them, and what one left that was cut short goes.
+    """
+    dest, base, project = (module.params[name] for name in ('dest', 'base', 'project'))
+    if module.check_mode:
+        with tempfile.TemporaryDirectory(prefix='backport-') as passing:
+            os.mkdir(os.path.join(passing, 'series'))
+            yield os.path.join(passing, 'series'), os.path.join(passing, 'store.git')
+        return
+    os.makedirs(dest, exist_ok=True)
+    held = os.open(dest, os.O_RDONLY)       # let go of when this process ends
+    fcntl.flock(held, fcntl.LOCK_EX)
+    for left in glob.glob(os.path.join(dest, '.partial-*')):
+        shutil.rmtree(left)
+    with tempfile.TemporaryDirectory(prefix='.partial-', dir=dest) as partial:
+        os.mkdir(os.path.join(partial, 'series'))
+        os.chmod(os.path.join(partial, 'series'), 0o755)
+        yield os.path.join(partial, 'series'), os.path.join(dest, 'git', base, project + '.git')
 
 
 def _folder(module):
@@ -241,13 +247,11 @@ def _contents(folder):
 
 
 def _replace(work, folder):
-    """Put the folder `work` in the place of `folder`."""
-    old = work + '.old'
-    shutil.rmtree(old, ignore_errors=True)
+    """Put the folder `work` in the place of `folder`, which goes with what is beside `work`."""
+    os.makedirs(os.path.dirname(folder), exist_ok=True)
     if os.path.isdir(folder):
-        os.rename(folder, old)
+        os.rename(folder, work + '.old')
     os.rename(work, folder)
-    shutil.rmtree(old, ignore_errors=True)
 
 
 def _shown(contents):
@@ -258,19 +262,8 @@ def _shown(contents):
 
 def _run(module):
     folder = _folder(module)
-    with contextlib.ExitStack() as held:
-        parent = tempfile.gettempdir()
-        if not module.check_mode:
-            held.enter_context(_alone(module.params['dest']))
-            parent = os.path.dirname(folder)
-            os.makedirs(parent, exist_ok=True)
-            for left in glob.glob(os.path.join(parent, '.partial-*')):      # of a run that was cut short
-                shutil.rmtree(left)
-        store = held.enter_context(_store(module))
-        work = tempfile.mkdtemp(prefix='.partial-', dir=parent)
-        held.callback(shutil.rmtree, work, ignore_errors=True)
-        os.chmod(work, 0o755)
-        manifest = _make(module, store, work)
+    with _workplace(module) as (work, repository):
+        manifest = _make(module, _store(module, repository), work)
         before, after = _contents(folder), _contents(work)
         if before != after and not module.check_mode:
             _replace(work, folder)
