@@ -76,7 +76,8 @@ class Build:
         change = _CHANGE_ID.findall(commit.message)
         return {'made': self.store.commit(self.head, (commit.name, commit.email, commit.date), message),
                 'commit': commit.sha, 'change_id': change[-1] if change else None,
-                'subject': commit.subject, 'outcome': 'resolved' if notes else 'clean', 'replaces': []}
+                'subject': commit.subject, 'outcome': 'resolved' if notes else 'clean', 'notes': notes,
+                'replaces': []}
 
     def _file(self, commit, status, mode, path, to, item):
         """Bring one file's change into the index; what had to be done beyond that, as notes."""
@@ -116,7 +117,7 @@ class Build:
         author = (name, address, '%d +0000' % date.timestamp())
         return {'made': self.store.commit(self.head, author, message),
                 'commit': None, 'change_id': None, 'subject': str(mail['Subject']), 'outcome': 'ours',
-                'replaces': entry['replaces']}
+                'notes': [], 'replaces': entry['replaces']}
 
 
 def digest(content):
