@@ -18,11 +18,9 @@ _UTILITIES = sorted(glob.glob(os.path.join(ROOT, 'roles', '*', 'module_utils')))
 _START = '''
 import runpy, sys
 import ansible.module_utils
-path, prelude, utilities = sys.argv[1], sys.argv[2], sys.argv[3:]
-ansible.module_utils.__path__ += utilities
-sys.argv = [path]
-exec(prelude)
-runpy.run_path(path, run_name='__main__')
+ansible.module_utils.__path__ += sys.argv[2:]
+sys.argv = sys.argv[1:2]
+runpy.run_path(sys.argv[0], run_name='__main__')
 '''
 
 
@@ -37,26 +35,19 @@ class Result(dict):
     text = ''
 
 
-class Killed(Exception):
-    """The module was ended by a signal."""
-
-
-def run(name, arguments, check=False, path=None, environment=None, prelude=''):
+def run(name, arguments, check=False, path=None, environment=None):
     """The Result of a module. check: in check mode. path: a folder whose commands come first.
 
-    prelude: Python that runs before the module does, to break what it stands on. A module that ends
-    without a result fails the test with what it said instead, and one that is killed raises Killed.
+    A module that ends without a result fails the test with what it said instead.
     """
     arguments = dict(arguments, _ansible_check_mode=check, _ansible_diff=True, _ansible_no_log=False)
     environment = dict(os.environ, **(environment or {}))
     if path:
         environment['PATH'] = str(path) + os.pathsep + environment['PATH']
-    process = subprocess.Popen([sys.executable, '-c', _START, LIBRARIES[name], prelude] + _UTILITIES,
+    process = subprocess.Popen([sys.executable, '-c', _START, LIBRARIES[name]] + _UTILITIES,
                                stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
                                env=environment)
     out, err = process.communicate(json.dumps({'ANSIBLE_MODULE_ARGS': arguments}).encode('utf-8'))
-    if process.returncode < 0:
-        raise Killed('signal %d' % -process.returncode)
     try:
         result = Result(json.loads(out.decode('utf-8')))
     except ValueError:
@@ -77,11 +68,20 @@ def imported(name):
     return scope
 
 
+def run_here(name, arguments, tmpdir):
+    """Run a module in this process, which it ends: for a child that is to be broken off."""
+    from ansible.module_utils import basic
+    arguments = dict(arguments, _ansible_tmpdir=str(tmpdir))
+    basic._ANSIBLE_ARGS = json.dumps({'ANSIBLE_MODULE_ARGS': arguments}).encode('utf-8')
+    imported(name)['main']()
+
+
 def utility(name):
     """What is in a role's module_utils/NAME.py, as a Python module; it needs no ansible-core."""
     path, = [path for path in (os.path.join(folder, name + '.py') for folder in _UTILITIES)
              if os.path.exists(path)]
-    module = types.ModuleType(name)
+    # Kept, because Python 2.7 empties a module that is not.
+    module = sys.modules[name] = types.ModuleType(name)
     module.__file__ = path
     with open(path) as source:
         exec(compile(source.read(), path, 'exec'), module.__dict__)

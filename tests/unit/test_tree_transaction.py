@@ -1,9 +1,7 @@
 """tree_transaction: all files are replaced or none, wherever the process is killed or the disk fills."""
-import contextlib
 import errno
 import json
 import os
-import signal
 import sys
 
 import pytest
@@ -11,11 +9,9 @@ import pytest
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 
 import ansible_module  # noqa: E402
-from snapshots import snapshot  # noqa: E402
+from breaking import at_call, die, failing, killed, killed_at, snapshot  # noqa: E402
 
 trees = ansible_module.utility('tree_transaction')
-# All by which files are changed.
-CALLS = ('open', 'rename', 'unlink', 'mkdir', 'rmdir', 'symlink', 'fsync', 'chmod', 'utime')
 TIME = 1300000000 * 10 ** 9
 
 
@@ -86,61 +82,6 @@ class Files(object):
 @pytest.fixture
 def files(tmpdir):
     return Files(tmpdir)
-
-
-@contextlib.contextmanager
-def at_call(number, action, ever_after=False):
-    """Do something at the so manieth change of a file; gives the names of the calls that were made."""
-    seen, calls = [], dict((name, getattr(os, name)) for name in CALLS)
-
-    def counted(name):
-        def replacement(*arguments, **named):
-            if name != 'open' or arguments[1] & os.O_CREAT:     # where opening makes a file
-                seen.append(name)
-                if len(seen) == number or ever_after and len(seen) > number > 0:
-                    action()
-            return calls[name](*arguments, **named)
-        return replacement
-
-    for name in CALLS:
-        setattr(os, name, counted(name))
-    try:
-        yield seen
-    finally:
-        for name in CALLS:
-            setattr(os, name, calls[name])
-
-
-def killed(act):
-    """Whether a child that does this is killed."""
-    child = os.fork()
-    if not child:
-        try:
-            act()
-        except BaseException:
-            os._exit(1)
-        os._exit(0)
-    status = os.waitpid(child, 0)[1]
-    assert status in (0, signal.SIGKILL)
-    return status == signal.SIGKILL
-
-
-def die():
-    os.kill(os.getpid(), signal.SIGKILL)
-
-
-def killed_at(number, act):
-    """Whether a child that does this is killed at its so manieth change of a file."""
-    def act_and_die():
-        with at_call(number, die):
-            act()
-    return killed(act_and_die)
-
-
-def failing(error):
-    def fail():
-        raise OSError(error, os.strerror(error))
-    return fail
 
 
 def test_all_steps_are_taken(files):

@@ -132,7 +132,7 @@ class Transaction(object):
             for step in steps:
                 before = state_of(step.path)
                 if before and 'sha256' in before:
-                    self.add(read(step.path))
+                    before['sha256'] = self.add(read(step.path))
                 entries.append(dict(path=step.path, before=before, after=step.state, source=step.source))
             _sync_folder(self._backups)
             _save(self._journal, json.dumps(entries, sort_keys=True).encode('ascii'))
