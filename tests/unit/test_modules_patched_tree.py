@@ -482,8 +482,9 @@ def test_an_upgrade_over_the_patches_is_told(node):
     result = node.inspect()
     assert result['tree_state'] == 'overwritten' and result['version'] == '2012.2.5'
     assert result['overwritten'] == node.paths('nova/api/base.py', 'nova/api/handler.py', 'nova/api/old.py')
-    assert '3 of 6 files of series 0123456789ab are not as it left them' in result['msg']
-    assert 'nova 2012.2.4 was patched, 2012.2.5 is installed now' in result['msg']
+    assert result['msg'] == (
+        'A package upgrade has overwritten the patches: nova 2012.2.4 was patched, 2012.2.5 is installed now '
+        '(3 of 6 files of series 0123456789ab).')
     result = node.present()
     assert refused(result, 'is 2012.2.5', 'made for 2012.2.4') and len(result['overwritten']) == 3
 
@@ -497,7 +498,7 @@ def test_a_series_for_the_upgraded_version_is_applied_to_the_upgrade(node):
     applied = Series(tree, dict(STEPS[0], **{'nova/api/handler.py': b'# upgraded\n' + FIVE}), steps, STEPS[2],
                      base='2012.2.5', series='upgraded')
     result = node.present(applied)
-    assert node.has(applied) and len(result['overwritten']) == 3 and 'was upgraded' in result['msg']
+    assert node.has(applied) and len(result['overwritten']) == 3 and 'package upgrade' in result['msg']
     assert node.inspect()['tree_state'] == 'applied' and node.inspect()['overwritten'] == []
     node.absent()
     assert node.read('nova/api/handler.py') == tree['nova/api/handler.py']
@@ -514,6 +515,16 @@ def test_the_same_version_installed_again_is_patched_again(node):
     result = node.present()
     assert result['files'] == node.paths('nova/api/handler.py') and node.has(series())
     assert result['overwritten'] == node.paths('nova/api/handler.py')
+    assert 'The package was installed again, which has overwritten the patches' in result['msg']
+
+
+def test_a_file_that_somebody_changed_after_the_patches_is_refused_and_said(node):
+    node.present()
+    node.write('nova/api/handler.py', b'# mine\n')
+    result = node.present()
+    assert refused(result, 'nova/api/handler.py', 'does not take', 'install the package again')
+    note, = result['notes']
+    assert note == 'Somebody has changed 1 of 6 files of series 0123456789ab since it was applied.'
 
 
 def test_a_rollback_leaves_what_is_not_ours_any_more(node):

@@ -123,7 +123,6 @@ notes:
   type: list
 """
 
-import base64
 import collections
 import json
 import os
@@ -131,24 +130,22 @@ import re
 import shutil
 import tempfile
 import time
-import zlib
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.common.text.converters import to_text
-from ansible.module_utils.series_patch import PatchError, apply, checked_path, read_patch
+from ansible.module_utils.installed_files import Installed, View
+from ansible.module_utils.packed_series import BACKPORT, Places, Refused, Series
+from ansible.module_utils.series_patch import PatchError, apply
 from ansible.module_utils.tree_transaction import (
     Step,
     Transaction,
     TransactionError,
     describe,
     digest,
-    parse,
     read,
     same,
-    state_of,
 )
 
-_BACKPORT = 'ansible-playbook playbooks/backport.yml -e folsom_base=%s'
 # Arguments: source, compiled file and the name to show in a traceback, for each file.
 _COMPILE = '''
 import py_compile, sys
@@ -167,132 +164,6 @@ Target = collections.namedtuple('Target', 'content drift mode')
 # What is to be done. targets: {name: Target}. changed: names of the files that are not as they are to
 # be. made, gone: folders. record: what is to be recorded, or None. when: the time of new files.
 Plan = collections.namedtuple('Plan', 'targets changed made gone record when')
-
-
-class Refused(Exception):
-    """Why nothing was changed, in a sentence."""
-
-
-class Series(object):
-    """A series as the lookup packed it: which files it changes, and how."""
-
-    def __init__(self, packed, project):
-        try:
-            series = json.loads(zlib.decompress(base64.b64decode(packed)).decode('ascii'))
-            manifest, texts = series['manifest'], series['patches']
-            self.id, self.base, found = manifest['series'], manifest['base'], manifest['project']
-            self.files = dict((checked_path(str(path)), (spec['before'], spec['after'], spec.get('mode')))
-                              for path, spec in manifest['files'].items())
-            names = [str(patch['file']) for patch in manifest['patches']]
-            patches = [(name, texts[name].encode('latin-1')) for name in names]
-        except (KeyError, TypeError, ValueError, zlib.error):
-            raise Refused('series is not what the lookup patch_series returns')
-        if found != project:
-            raise Refused('the series is for %s, not for %s' % (found, project))
-        self.changes = collections.defaultdict(list)
-        for name, data in patches:
-            for change in read_patch(name, data):
-                self.changes[change.path].append(change)
-        self._drop_passing()
-
-    def _drop_passing(self):
-        """Forget files that one patch makes and a later one removes."""
-        for path in set(self.changes) - set(self.files):
-            if apply(None, self.changes[path]) != (None, [], []):
-                raise self.damaged('%s is changed and not in the manifest' % path)
-        for path, spec in list(self.files.items()):
-            if spec[:2] == (None, None):
-                del self.files[path]
-
-    def damaged(self, problem):
-        return Refused('series %s is damaged: %s; make it again: %s'
-                       % (self.id, problem, _BACKPORT % self.base))
-
-
-class Places(object):
-    """Where the git tree's paths are installed."""
-
-    def __init__(self, root, places):
-        self._root, self._places = root, []
-        for place in places:
-            prefix = checked_path(place['prefix'].rstrip('/'))
-            if '..' in place['to'].split('/'):
-                raise Refused('place of %s: %s must not have .. in it' % (prefix, place['to']))
-            self._places.append((prefix, place['to'], place['optional']))
-        self._places.sort(key=lambda place: len(place[0]), reverse=True)
-
-    def installed(self, path):
-        """The installed path, with no links in its folders; None for a path that is left out."""
-        for prefix, to, optional in self._places:
-            if path == prefix or path.startswith(prefix + '/'):
-                to = os.path.normpath(os.path.join(self._root, to))
-                if optional and not os.path.exists(to):
-                    return None
-                to += path[len(prefix):]
-                return os.path.join(os.path.realpath(os.path.dirname(to)), os.path.basename(to))
-        return None
-
-
-class View(object):
-    """The node's files, as they will be once an interrupted change is taken back."""
-
-    def __init__(self, transaction, restored):
-        self._transaction, self._restored = transaction, restored
-
-    def state(self, path):
-        return self._restored[path] if path in self._restored else state_of(path)
-
-    def content(self, path):
-        state = self.state(path)
-        if state is None or 'sha256' not in state:
-            return None
-        if path in self._restored:
-            return self._transaction.content(state['sha256'])
-        return read(path)
-
-    def real(self, path):
-        """Where a path leads, through links."""
-        state = self.state(path)
-        if state and 'link' in state:
-            return os.path.realpath(os.path.join(os.path.dirname(path), state['link']))
-        return path
-
-    def record(self):
-        """What is recorded as applied, or None."""
-        path = self._transaction.record_path
-        content = self.content(path)
-        return None if content is None else parse(path, content)
-
-
-class Installed(object):
-    """A file of a series: what is there now, and what was there before any series was applied.
-
-    name: its path. real: the file that the name leads to. link: state of the link, if it is one.
-    ours: whether it is as the recorded series left it. compiled: {path: pristine state}.
-    """
-
-    def __init__(self, view, name, entry):
-        self.name, self.entry = name, entry
-        self.link = view.state(name)
-        self.real = view.real(name)
-        self.ours = bool(entry) and self._is_ours(view)
-        if self.ours:
-            self.real, self.link, self.pristine = entry['real'], entry['link'], entry['before']
-            self.compiled = entry['compiled']
-        else:
-            if not self.link or 'link' not in self.link:
-                self.link = None
-            self.pristine = view.state(self.real)
-            compiled = [name + 'c', name + 'o'] if name.endswith('.py') else []
-            self.compiled = dict((path, view.state(path)) for path in compiled)
-        self.now = view.state(self.real)
-
-    def _is_ours(self, view):
-        if self.entry['after'] is None:
-            return (self.link is None and view.state(self.entry['real']) is None
-                    and os.path.isdir(os.path.dirname(self.name)))
-        now = view.state(self.real) or {}
-        return self.real == self.entry['real'] and now.get('sha256') == self.entry['after']
 
 
 class Node(object):
@@ -382,8 +253,8 @@ class Node(object):
         """Remove backups that the record does not need any more."""
         keep = set()
         for entry in (View(self.transaction, {}).record() or _NOTHING)['files'].values():
-            keep.update(state['sha256'] for state in [entry['before']] + list(entry['compiled'].values())
-                        if state)
+            keep.update(state.get('sha256')
+                        for state in [entry['before']] + list(entry['compiled'].values()) if state)
         self.transaction.clean(keep)
 
 
@@ -423,7 +294,7 @@ def _present(node):
         _note_overwritten(node)
     if result['version'] != series.base:
         raise Refused('%s in %s is %s and the series was made for %s; make one for it: %s' % (
-            node.project, node.root, result['version'], series.base, _BACKPORT % result['version']))
+            node.project, node.root, result['version'], series.base, BACKPORT % result['version']))
     wanted = _place(node, series)
     targets = _judge_all(node, series, wanted)
     record = dict(schema=1, project=node.project, series=series.id, base=series.base,
@@ -437,10 +308,16 @@ def _present(node):
 
 
 def _note_overwritten(node):
-    node.note('%d of %d files of series %s are not as it left them: %s %s was patched, %s is installed '
-              'now. Its package was upgraded or installed again, or somebody changed them.' % (
-                  len(node.result['overwritten']), len(node.files), node.record['series'], node.project,
-                  node.record['version'], node.result['version']))
+    """Say in so many words that patches are not there any more, and what that looks like."""
+    lost, record, installed = node.result['overwritten'], node.record, node.result['version']
+    count = '%d of %d files of series %s' % (len(lost), len(node.files), record['series'])
+    if installed != record['version']:
+        node.note('A package upgrade has overwritten the patches: %s %s was patched, %s is installed now '
+                  '(%s).' % (node.project, record['version'], installed, count))
+    elif all(same(node.files[name].now, node.files[name].entry['before']) for name in lost):
+        node.note('The package was installed again, which has overwritten the patches (%s).' % count)
+    else:
+        node.note('Somebody has changed %s since it was applied.' % count)
 
 
 def _entry(file, path, target):
@@ -481,8 +358,10 @@ def _judge_all(node, series, wanted):
         except Refused as refusal:
             refused.append('%s %s' % (name, refusal))
     if refused:
-        raise Refused('%s %s in %s is not what series %s was made for: %s' % (
-            node.project, node.result['version'], node.root, series.id, '; '.join(refused)))
+        raise Refused(
+            '%s %s in %s is not what series %s was made for: %s. Put the release\'s own files there (install '
+            'the package again), or fit the series to these (docs/folsom-backport.md)' % (
+                node.project, node.result['version'], node.root, series.id, '; '.join(refused)))
     return targets
 
 
