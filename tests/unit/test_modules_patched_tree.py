@@ -3,6 +3,7 @@ import json
 import os
 import py_compile
 import sys
+import time
 
 import pytest
 
@@ -56,7 +57,9 @@ class Node(object):
         self.tmpdir, self.root, self.state = tmpdir, tmpdir.join('lib'), tmpdir.join('state')
         self.bin, self.mark = tmpdir.join('bin'), tmpdir.join('restart')
         self.places = [dict(prefix='nova', to='nova'), dict(prefix='bin/', to=str(self.bin)),
-                       dict(prefix='nova/tests', to='nova/tests', optional=True)]
+                       dict(prefix='nova/tests', to='nova/tests', optional=True),
+                       # Whole components count: this is the place of nothing.
+                       dict(prefix='nova/api/han', to='/nonexistent'), dict(prefix='set', to='/nonexistent')]
         for path, content in TREE.items():
             if path != 'setup.py' and not path.startswith('nova/tests/'):
                 self.write(path, content)
@@ -156,6 +159,10 @@ def refused(result, *words):
     return True
 
 
+def unchanged(result):
+    return not result.get('failed') and not result['changed']
+
+
 # The way there and back
 
 def test_a_series_is_applied_and_taken_back_without_a_trace(node):
@@ -181,7 +188,7 @@ def test_a_second_run_changes_nothing(node):
     node.absent()
     node.mark.remove()
     before = node.everything()
-    assert not node.absent()['changed'] and node.everything() == before
+    assert unchanged(node.absent()) and node.everything() == before
 
 
 def test_check_mode_shows_what_would_be_and_touches_nothing(node):
@@ -225,6 +232,8 @@ def test_owner_and_mode_stay_and_new_files_get_those_of_their_folder(node):
         assert found.st_mode & 0o777 == mode
         assert (found.st_uid, found.st_gid) == (folder.st_uid, folder.st_gid)
     assert os.stat(node.path('bin/nova-meta')).st_mode & 0o777 == 0o755
+    assert os.stat(node.path('nova/api/meta/agent.pyc')).st_mode & 0o777 == 0o644
+    assert node.state.join('nova').stat().mode & 0o777 == 0o755
 
 
 def test_the_record_is_for_everybody_and_the_backups_are_not(node):
@@ -249,6 +258,15 @@ def test_what_was_compiled_is_compiled_again_and_nothing_else(node):
     assert not os.path.exists(node.path('nova/api/old.pyc'))
     found = os.stat(node.path('nova/api/handler.pyc'))
     assert found.st_mode & 0o777 == 0o600 and (os.getuid() or (found.st_uid, found.st_gid) == (56, 78))
+
+
+def test_a_compiled_file_is_of_its_sources_time_whatever_the_clock_says(node):
+    def act():
+        time.time = lambda: 1400000000.9
+        node.act('present', series())()
+    assert not killed(act)
+    assert os.stat(node.path('nova/api/handler.py')).st_mtime == 1400000000
+    assert node.is_compiled('nova/api/handler.py')
 
 
 def test_new_sources_are_compiled_where_their_neighbours_are(node):
@@ -277,6 +295,14 @@ def test_a_series_that_does_not_compile_changes_nothing(node, check):
     result = node.present(series({'nova/api/handler.py': b'def (:\n'}), check=check)
     assert refused(result, 'does not compile', node.path('nova/api/handler.py'), 'line 1')
     assert node.snapshot() == before and not node.mark.check() and not node.state.join('nova').check()
+
+
+def test_a_change_that_fails_leaves_no_mark(node):
+    before = node.snapshot()
+    node.places.append(dict(prefix='bin/nova-meta', to=node.path('bin/nova-api') + '/no/folder'))
+    assert refused(node.present(), 'bin/nova-api/no', 'Not a directory', 'every file is as it was')
+    assert node.snapshot() == before and not node.mark.check() and not node.state.join('nova').check()
+    assert not node.present()['restart']
 
 
 def test_an_interpreter_that_is_not_there_changes_nothing(node):
@@ -311,7 +337,7 @@ def test_a_link_stays_a_link_and_what_it_leads_to_is_patched(linked):
     # What is new is no package's: it stands where it is looked for.
     assert not linked.shared.join('nova', 'api', 'meta').check()
     assert not os.path.lexists(linked.path('nova/api/old.py'))
-    assert not linked.present()['changed']
+    assert unchanged(linked.present())
     linked.absent()
     assert snapshot(linked.root, linked.shared) == before
 
@@ -331,6 +357,15 @@ def test_a_link_that_leads_nowhere_is_not_taken_for_a_missing_file(linked):
     assert refused(linked.present(), linked.path('bin/nova-meta') + ' exists already')
 
 
+def test_a_copy_in_a_links_place_is_not_ours(linked):
+    linked.present()
+    os.unlink(linked.path('nova/api/handler.py'))
+    linked.write('nova/api/handler.py', BOTH)
+    result = linked.absent()
+    assert result['overwritten'] == linked.paths('nova/api/handler.py')
+    assert linked.read('nova/api/handler.py') == BOTH
+
+
 def test_two_names_of_one_file_are_refused(node):
     os.unlink(node.path('nova/api/base.py'))
     os.symlink('handler.py', node.path('nova/api/base.py'))
@@ -342,7 +377,7 @@ def test_a_package_folder_that_is_a_link_is_one_and_the_same(node):
     os.symlink(str(node.tmpdir.join('elsewhere')), node.path('nova'))
     before = snapshot(node.tmpdir.join('elsewhere'))
     node.present()
-    assert node.has(series()) and not node.present()['changed']
+    assert node.has(series()) and unchanged(node.present())
     node.absent()
     assert snapshot(node.tmpdir.join('elsewhere')) == before
 
@@ -383,7 +418,7 @@ def test_drift_is_taken_where_it_is_allowed_and_rolled_back_to(node):
         '%s: %s applies at line 20' % (node.path('nova/api/handler.py'), SECOND_HUNK)]
     assert node.inspect()['drift'] == result['drift']
     # What was taken once needs no second permission.
-    assert not node.present()['changed']
+    assert unchanged(node.present())
     assert refused(node.present(series(series='newer')), 'patched_tree_allow_drift')
     node.absent()
     assert node.snapshot() == before
@@ -450,7 +485,7 @@ def test_a_newer_series_is_applied_to_what_was_there_before_the_older_one(node):
         assert snapshot(node.path('nova/api'))[node.path(path)] == before[node.path(path)]
     assert not os.path.exists(node.path('nova/api/meta')) and not os.path.exists(node.path('bin/nova-meta'))
     assert node.is_compiled('nova/api/handler.py')
-    assert not node.present(series(*NEWER, series='newer'))['changed']
+    assert unchanged(node.present(series(*NEWER, series='newer')))
     node.absent()
     assert node.snapshot() == before
 
@@ -462,6 +497,15 @@ def test_a_newer_series_with_the_same_files_changes_the_record_alone(node):
     result = node.present(series(series='newer'))
     assert result['changed'] and not result['restart'] and result['files'] == []
     assert node.snapshot() == before and node.inspect()['series'] == 'newer'
+
+
+def test_what_an_older_series_left_alone_goes_back_to_what_it_was(node):
+    before = node.snapshot()
+    node.present(series({'nova/api/handler.py': HANDLER}, series='older'))
+    assert node.snapshot() == before
+    node.present()
+    node.absent()
+    assert node.snapshot() == before
 
 
 def upgrade(node):
@@ -538,7 +582,7 @@ def test_a_rollback_leaves_what_is_not_ours_any_more(node):
     assert node.path('nova/api/meta') + ' was made for a series and stays' in result['msg']
     assert set(path for path, seen in node.snapshot().items() if seen != before.get(path)) == set(node.paths(
         'nova/api/base.py', 'nova/api/meta', 'nova/api/meta/theirs.py'))
-    assert not node.absent()['changed']
+    assert unchanged(node.absent())
 
 
 def test_what_an_interpreter_compiled_goes_with_its_source(node):
@@ -605,8 +649,9 @@ def test_an_interrupted_run_is_told_and_planned_upon_as_if_it_were_undone(node, 
 def test_an_interrupted_run_is_undone_before_a_series_is_refused(node):
     pristine = node.snapshot()
     node.interrupt()
+    node.mark.remove()
     result = node.present(series(base='2012.2.3'))
-    assert result['failed'] and result['changed'] and result['restart']
+    assert result['failed'] and result['changed'] and result['restart'] and node.mark.check()
     assert result['notes'] and node.snapshot() == pristine
 
 
@@ -637,7 +682,7 @@ def test_two_runs_at_once_are_refused(node):
             assert 'another run is at work' in run()['msg']
     finally:
         os.close(transaction._lock)
-    assert not node.present()['changed']
+    assert unchanged(node.present())
 
 
 def test_a_restart_that_did_not_happen_is_remembered(node):

@@ -135,6 +135,12 @@ def test_a_hunk_stays_where_it_is_unless_it_may_move():
     assert applied(BEFORE, AFTER, b'more\n' + BEFORE, moving=False).refused == [FIRST, SECOND]
 
 
+def test_hunks_do_not_share_a_line():
+    both = read_patch('p', hunk('@@ -1,2 +1,2 @@', '-a', '+A', ' b', '@@ -2 +2 @@', '-b', '+B'))
+    for moving in (False, True):
+        assert apply(b'a\nb\n', both, moving).refused == ['p: nova/api/x.py @@ -2 +2 @@']
+
+
 def test_a_hunk_moves_with_all_of_its_context():
     result = applied(BEFORE, AFTER, b'more\n' + BEFORE)
     assert result.content == b'more\n' + AFTER and result.refused == []

@@ -161,10 +161,9 @@ def _read_hunk(lines, path):
     if (any(left.values()) or old and not start
             or not all(line.endswith(b'\n') for line in old[:-1] + new[:-1])):
         raise lines.error('the hunk has other lines than its header says')
-    unended = bool(new) and not new[-1].endswith(b'\n')
     return Hunk('%s: %s %s' % (lines.name, path, header.group(0).decode('ascii')),
                 start - 1 if old else start, old, new,
-                kinds[:1] != [b' '], kinds[-1:] != [b' '] or unended)
+                kinds[:1] != [b' '], kinds[-1:] != [b' '])
 
 
 def _apply_change(content, change, moving, moved, refused):

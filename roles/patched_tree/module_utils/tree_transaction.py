@@ -156,8 +156,6 @@ class Transaction(object):
         for entry in reversed(entries):
             path, now = entry['path'], state_of(entry['path'])
             parent = os.path.dirname(path)
-            if now == entry['before']:
-                continue
             if entry['source']:
                 restore[path] = entry['before']
             elif same(now, entry['after']) and (os.path.isdir(parent) or restore.get(parent)):
