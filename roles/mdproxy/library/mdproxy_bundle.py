@@ -155,8 +155,7 @@ def _pack(work, bundle):
 def _build(module, bundle):
     """Build the bundle unless another host's task has done so meanwhile; True when it was built."""
     dest = module.params['dest']
-    if not os.path.isdir(dest):
-        os.makedirs(dest)
+    os.makedirs(dest, exist_ok=True)        # other hosts' tasks may make it at the same moment
     lock = os.open(dest, os.O_RDONLY)       # let go of when this process ends
     fcntl.flock(lock, fcntl.LOCK_EX)
     if os.path.exists(bundle):
