@@ -73,6 +73,7 @@ def run_here(name, arguments, tmpdir):
     from ansible.module_utils import basic
     arguments = dict(arguments, _ansible_tmpdir=str(tmpdir))
     basic._ANSIBLE_ARGS = json.dumps({'ANSIBLE_MODULE_ARGS': arguments}).encode('utf-8')
+    basic._ANSIBLE_PROFILE = 'legacy'       # newer ones ask how the arguments are written
     imported(name)['main']()
 
 

@@ -141,7 +141,10 @@ class Transaction(object):
             _remove_file(self._journal)
         except BaseException as error:
             self._take_back(error)
-        _sync_folder(self.folder)
+        try:
+            _sync_folder(self.folder)
+        except EnvironmentError:
+            pass        # All is done. Should the journal come back with a power cut, it is undone.
 
     def interrupted(self):
         """What undo() would do: {path: what it was} and the paths that it would leave; None if nothing.
