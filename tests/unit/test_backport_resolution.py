@@ -49,6 +49,12 @@ def test_a_number_of_conflicts_that_was_not_expected_is_an_error_that_shows_them
     assert 'from copy import copy' in str(error.value) and 'import hmac' in str(error.value)
 
 
+def test_a_heading_is_no_end_of_a_side():
+    merged = resolution.merge(b'Ours\n==========\n', b'Title\n==========\n', b'Theirs\n~~~~~~~~~~\n')
+    assert resolution.take(merged, ['theirs']) == b'Theirs\n~~~~~~~~~~\n'
+    assert resolution.take(merged, ['ours']) == b'Ours\n==========\n'
+
+
 def test_added_is_refused_where_upstream_changed_lines_too():
     merged = resolution.merge(b'x = 0\n', b'x = 1\n', b'x = 2\n')
     with pytest.raises(resolution.ResolutionError) as error:

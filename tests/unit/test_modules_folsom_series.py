@@ -228,6 +228,66 @@ def test_a_clone_without_the_commits_is_told_what_it_lacks(making, tmp_path):
     assert '--unshallow' in said
 
 
+def test_a_clone_that_ends_at_a_commit_is_told_so(making, tmp_path):
+    shallow, fix = str(tmp_path / 'shallow'), making.series['nova'][1]['commit']
+    git(making.folder, 'init', '--quiet', shallow)
+    source = 'file://' + os.path.join(making.folder, 'nova')
+    git(shallow, 'fetch', '--quiet', '--depth', '3', source, 'later')
+    git(shallow, 'fetch', '--quiet', '--depth', '1', source, 'refs/tags/2012.2.4:refs/tags/2012.2.4')
+    assert git(shallow, 'cat-file', '-t', fix) == 'commit\n'
+    assert fix[:10] in making.refused(source=shallow)
+
+
+def test_paths_are_relative_to_where_the_playbook_was_called(making):
+    first = making.run()
+    again = making.run(source='nova', dest=os.path.relpath(making.dest, making.folder),
+                       called_from=making.folder)
+    assert not again['changed'] and again['folder'] != first['folder']
+    assert os.path.samefile(again['folder'], first['folder'])
+
+
+def test_a_password_in_a_url_is_not_shown(making):
+    said = making.refused(source='https://me:hunter2@host.invalid/nova')
+    assert 'https://host.invalid/nova cannot be read' in said and 'hunter2' not in said
+
+
+def test_a_refused_run_leaves_the_branch_of_the_last_good_series(making):
+    making.run()
+    store = os.path.join(making.dest, 'git', '2012.2.4', 'nova.git')
+    head = git(store, 'rev-parse', 'mdproxy/2012.2.4')
+    making.series['nova'][0]['resolve'][0]['edits'][1]['times'] = 3
+    making.refused()
+    assert git(store, 'rev-parse', 'mdproxy/2012.2.4') == head
+
+
+def test_a_mode_that_the_commit_does_not_change_stays_folsoms(making, tmp_path):
+    tree = small_trees.Repository(str(tmp_path / 'tree'))
+    tree.commit('nova', files={'bin/nova': 'one\n', 'nova/version.py': 'x\n'})
+    git(tree.folder, 'tag', '2012.2.4')
+    os.chmod(os.path.join(tree.folder, 'bin', 'nova'), 0o644)
+    tree.commit('no command any more')
+    content = tree.commit('two', edits=[('bin/nova', 'one', 'two')])
+    making.series['nova'] = [{'commit': content, 'fixes': [], 'why': 'x'}]
+    manifest = making.run(source=tree.folder)['manifest']
+    assert manifest['files']['bin/nova']['mode'] == '100755'
+
+
+@pytest.mark.parametrize('text', [u'no patch\n', u'From: a <a@b>\n\ntext\n---\ndiff\n',
+                                  u'Date: Mon, 05 Nov 2012 12:00:00 +0000\nSubject: x\n\n\n---\ndiff\n'])
+def test_what_is_no_patch_of_ours_is_named(making, tmp_path, text):
+    (tmp_path / 'log.patch').write_text(text)
+    assert 'log.patch: cannot be read as a patch' in making.refused(patches=str(tmp_path))
+    (tmp_path / 'log.patch').unlink()
+    assert 'log.patch: cannot be read as a patch' in making.refused(patches=str(tmp_path))
+
+
+def test_a_patch_that_git_made_is_taken_as_ours(making, tmp_path):
+    making.run()
+    made = making.output()['0003-Say-who-asks.patch'].decode().split('\n', 1)[1]
+    (tmp_path / 'log.patch').write_text(made)
+    assert making.run(patches=str(tmp_path))['manifest']['patches'][2]['subject'] == 'Say who asks'
+
+
 def test_a_conflict_that_no_data_resolves_is_shown(making):
     del making.series['nova'][0]['resolve']
     said = making.refused()
@@ -274,6 +334,12 @@ def test_what_does_not_parse_as_python_2_is_named(making):
     assert 'not Python 2.7: %s' % HANDLER in said
 
 
+def test_a_command_is_python_by_its_first_line(making, tmp_path):
+    making.series['quantum'][0]['resolve'].append({'file': 'bin/quantum-ns-metadata-proxy', 'edits': [
+        {'find': 'python\n', 'with': 'python\ndef (:\n', 'times': 1}]})
+    assert 'not Python 2.7: bin/quantum-ns-metadata-proxy' in making.refused(project='quantum')
+
+
 def test_an_entry_that_changes_nothing_is_an_error(making):
     making.series['nova'].append(making.series['nova'][1])
     assert 'changes nothing on this base' in making.refused()
@@ -309,7 +375,7 @@ def nose(tmp_path, failures):
 
 def test_the_trees_own_tests_are_counted(making, tmp_path):
     result = making.run(test_python=nose(tmp_path, 0), tests=['nova.tests.test_metadata'])
-    assert result['manifest']['checks'] == {'syntax': 'compiled', 'tests': {
+    assert result['manifest']['checks'] == {'syntax': 'compiled', 'sources': 2, 'tests': {
         'nova.tests.test_metadata': {'tests': 5, 'failures': 0, 'errors': 0, 'skipped': 1}}}
     assert not making.run(test_python=nose(tmp_path, 1), tests=['nova.tests.test_metadata'])['changed'], \
         'those of the same series are not run again'

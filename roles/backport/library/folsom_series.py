@@ -56,6 +56,10 @@ options:
   test_python:
     description: A Python 2.7 with nose and what the tree needs. Without one no tests are run.
     type: path
+  called_from:
+    description: Folder that relative paths of I(source) and I(dest) start from.
+    type: path
+    default: /
   dest:
     description: Folder for series, trees and the bare repository.
     type: path
@@ -110,33 +114,48 @@ _FOLSOM = re.compile(r'2012\.2(\.\d+)?$')
 def _upstream(module):
     """The Store of upstream's history: the local clone, or what was fetched of the URL."""
     project, source = module.params['project'], module.params['source']
+    local = _absolute(module, source)
     try:
-        if os.path.isdir(source):
-            return opened(os.path.abspath(source))
+        if os.path.isdir(local):
+            return opened(local)
         store = Store(os.path.join(module.params['dest'], 'git', 'upstream-%s.git' % project))
         fetched = os.path.isdir(store.folder)
         if not fetched or _missing(store, module):
             if module.check_mode:
                 module.exit_json(changed=True, manifest=None, folder=_folder(module),
-                                 msg='%s would be fetched; what comes of it is not known before.' % source)
+                                 msg='%s would be fetched; what comes of it is not known before.'
+                                     % _shown_source(source))
             if not fetched:
                 store.create()
             store.fetch(source)
         return store
     except GitError as error:
-        raise SeriesError('%s_source %s cannot be read: %s' % (project, source, error))
+        raise SeriesError('%s_source %s cannot be read: %s' % (project, _shown_source(source), error))
+
+
+def _absolute(module, path):
+    """A path as the operator means it: relative to where the playbook was called."""
+    return os.path.join(module.params['called_from'], os.path.expanduser(path))
+
+
+def _shown_source(source):
+    """A source without the password that a URL may hold."""
+    return re.sub(r'^(\w+://)[^/@]*@', r'\1', source)
 
 
 def _missing(store, module):
-    """Ids of those commits of the series that the store lacks; of the base its tag."""
-    wanted = ['refs/tags/' + module.params['base']]
-    wanted += [entry['commit'] for entry in module.params['series'] if entry['commit']]
-    return [name for name in wanted if not store.find(name + '^{commit}')]
+    """What the store lacks: the base's tag, ids of commits of the series."""
+    tag = 'refs/tags/' + module.params['base']
+    commits = [entry['commit'] for entry in module.params['series'] if entry['commit']]
+    # A pick is a difference, so the commit before it is needed too.
+    return ([] if store.find(tag + '^{commit}') else [tag]) + [
+        sha for sha in commits if not (store.find(sha + '^{commit}') and store.find(sha + '^^{commit}'))]
 
 
 def _find(store, module):
     """Refuse a history that lacks the base or a commit of the series, or that is another project's."""
-    project, base, source = (module.params[name] for name in ('project', 'base', 'source'))
+    project, base = module.params['project'], module.params['base']
+    source = _shown_source(module.params['source'])
     missing = _missing(store, module)
     if missing and missing[0].startswith('refs/'):
         tags = store.git('tag', '--list', '2012.2*').decode().split()
@@ -156,7 +175,6 @@ def _store(module, folder):
     """A new repository for the series, which borrows upstream's objects."""
     upstream = _upstream(module)
     _find(upstream, module)
-    shutil.rmtree(folder, ignore_errors=True)
     store = Store(folder)
     store.create(borrow=os.path.join(upstream.folder, 'objects'))
     tag = 'refs/tags/' + module.params['base']
@@ -166,15 +184,15 @@ def _store(module, folder):
 
 @contextlib.contextmanager
 def _workplace(module):
-    """(folder to write a series to, folder for its repository); in check mode passing ones.
+    """A folder to make a series and its repository in, which goes when all is done.
 
-    Otherwise one run at a time has them, and what one left that was cut short goes.
+    One run at a time has the place where it all ends up, and what one left that was cut short goes. In
+    check mode the folder is elsewhere.
     """
-    dest, base, project = (module.params[name] for name in ('dest', 'base', 'project'))
+    dest = module.params['dest']
     if module.check_mode:
         with tempfile.TemporaryDirectory(prefix='backport-') as passing:
-            os.mkdir(os.path.join(passing, 'series'))
-            yield os.path.join(passing, 'series'), os.path.join(passing, 'store.git')
+            yield passing
         return
     os.makedirs(dest, exist_ok=True)
     held = os.open(dest, os.O_RDONLY)       # let go of when this process ends
@@ -182,9 +200,7 @@ def _workplace(module):
     for left in glob.glob(os.path.join(dest, '.partial-*')):
         shutil.rmtree(left)
     with tempfile.TemporaryDirectory(prefix='.partial-', dir=dest) as partial:
-        os.mkdir(os.path.join(partial, 'series'))
-        os.chmod(os.path.join(partial, 'series'), 0o755)
-        yield os.path.join(partial, 'series'), os.path.join(dest, 'git', base, project + '.git')
+        yield partial
 
 
 def _folder(module):
@@ -198,8 +214,7 @@ def _make(module, store, work):
     for entry in params['series']:
         build.add(entry)
     files = build.files()
-    sources = {path: store.content(build.head, path) for path, entry in files.items()
-               if path.endswith('.py') and entry['after']}
+    sources = series_checks.sources(build, [path for path in files if files[path]['after']])
     compiled = series_checks.compiles(sources, params['python27'] or params['test_python'])
     names = store.format(build.root, build.head, work)
     tree = series_checks.applies(build, work, names)
@@ -211,9 +226,9 @@ def _make(module, store, work):
     manifest = {'schema': 1, 'project': params['project'], 'base': params['base'], 'series': identity,
                 'base_commit': build.root, 'base_tree': store.find(build.root + '^{tree}'),
                 'head_commit': build.head, 'head_tree': tree, 'patches': patches, 'files': files,
-                'checks': {'syntax': compiled, 'tests': _tests(module, build, identity)}}
-    if not module.check_mode:
-        store.git('update-ref', 'refs/heads/mdproxy/' + params['base'], build.head)
+                'checks': {'syntax': compiled, 'sources': len(sources),
+                           'tests': _tests(module, build, identity)}}
+    store.git('update-ref', 'refs/heads/mdproxy/' + params['base'], build.head)
     with open(os.path.join(work, 'manifest.json'), 'w') as out:
         json.dump(manifest, out, indent=1, sort_keys=True)
         out.write('\n')
@@ -262,11 +277,16 @@ def _shown(contents):
 
 def _run(module):
     folder = _folder(module)
-    with _workplace(module) as (work, repository):
+    with _workplace(module) as place:
+        work, repository = os.path.join(place, 'series'), os.path.join(place, 'store.git')
+        os.mkdir(work, 0o755)
         manifest = _make(module, _store(module, repository), work)
         before, after = _contents(folder), _contents(work)
-        if before != after and not module.check_mode:
-            _replace(work, folder)
+        if not module.check_mode:
+            _replace(repository, os.path.join(module.params['dest'], 'git', module.params['base'],
+                                              module.params['project'] + '.git'))
+            if before != after:
+                _replace(work, folder)
     return {'changed': before != after, 'manifest': manifest, 'folder': folder,
             'diff': {'before_header': folder, 'after_header': folder,
                      'before': _shown(before), 'after': _shown(after)}}
@@ -282,7 +302,8 @@ def main():
         'tests': {'type': 'list', 'elements': 'str', 'default': []},
         'tests_folder': {'type': 'str', 'default': '.'},
         'python27': {'type': 'path'}, 'test_python': {'type': 'path'},
-        'dest': {'type': 'path', 'required': True}})
+        'called_from': {'type': 'path', 'default': '/'}, 'dest': {'type': 'path', 'required': True}})
+    module.params['dest'] = _absolute(module, module.params['dest'])
     if not _FOLSOM.match(module.params['base']):
         module.fail_json(msg='folsom_base %s is not a Folsom release: 2012.2 to 2012.2.4 are.'
                              % module.params['base'])

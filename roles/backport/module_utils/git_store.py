@@ -28,6 +28,8 @@ class Commit:
         raw = store.git('show', '-s', '--format=%H%x00%an%x00%ae%x00%ad%x00%P%x00%B',
                         '--date=raw', sha).decode('utf-8')
         self.sha, self.name, self.email, self.date, parents, message = raw.split('\0', 5)
+        if not parents:
+            raise GitError('%s is the first commit of its history, which changes nothing' % self.sha)
         self.parent = parents.split()[0]
         self.message = message.strip() + '\n'
         self.subject = self.message.split('\n', 1)[0]
@@ -83,12 +85,19 @@ class Store:
         return self.git('cat-file', 'blob', '%s:%s' % (revision, path))
 
     def changes(self, before, after):
-        """Yield (status letter, mode after, path) of each file that differs; renames are two files."""
+        """Yield (path, mode before, mode after) of each file that differs; renames are two files.
+
+        Modes are git's six digits, zeros where there is no file.
+        """
         raw = self.git('diff-tree', '-r', '-z', '--no-renames', before, after).decode('utf-8')
         fields = raw.split('\0')[:-1]
         for entry, path in zip(fields[::2], fields[1::2]):
-            _, mode, _, _, status = entry.split(' ')
-            yield status, mode, path
+            old, new = entry.lstrip(':').split(' ')[:2]
+            yield path, old, new
+
+    def mode(self, path):
+        """The mode of a file of the index."""
+        return self.git('ls-files', '--stage', '--', path).decode('utf-8').split(' ', 1)[0]
 
     def start(self, revision):
         """Make the index the tree of a revision."""

@@ -19,7 +19,8 @@ import subprocess
 import tempfile
 
 _SIDES = ('ours', 'before', 'theirs')
-_CONFLICT = re.compile(br'<{7} ours\n(.*?)\|{7} before\n(.*?)={7}\n(.*?)>{7} theirs\n', re.DOTALL)
+_CONFLICT = re.compile(br'^<{7} ours\n(.*?)^\|{7} before\n(.*?)^={7}\n(.*?)^>{7} theirs\n',
+                       re.DOTALL | re.MULTILINE)
 # A line that only an unresolved conflict leaves; a row of `=` alone may be a heading.
 _MARKER = re.compile(br'^(<{7}|\|{7}|>{7}) ', re.MULTILINE)
 _CONTEXT = 3    # lines shown around a place

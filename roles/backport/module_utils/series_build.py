@@ -3,6 +3,7 @@
 Who knows whom: git_store has the objects, resolution fits one file's text, and this module walks the
 series. It reads nothing but the store and our own patches.
 """
+import datetime
 import email.parser
 import email.policy
 import email.utils
@@ -38,7 +39,7 @@ class Build:
         except (ResolutionError, GitError) as error:
             raise SeriesError('%s %s, %s: %s' % (self.project, self.base, name, error))
         before, self.head = self.head, made.pop('made')
-        files = [path for _, _, path in self.store.changes(before, self.head)]
+        files = [path for path, _, _ in self.store.changes(before, self.head)]
         if not files:
             raise SeriesError('%s %s, %s: changes nothing on this base; take it out of the series'
                               % (self.project, self.base, name))
@@ -47,7 +48,7 @@ class Build:
     def files(self):
         """{path: {before, after, mode}}: SHA-256 of each file that the series touches, None where absent."""
         found = {}
-        for _, mode, path in self.store.changes(self.root, self.head):
+        for path, _, mode in self.store.changes(self.root, self.head):
             before, after = (self.store.content(revision, path) for revision in (self.root, self.head))
             found[path] = {'before': digest(before), 'after': digest(after),
                            'mode': mode if after is not None else None}
@@ -58,14 +59,14 @@ class Build:
         resolutions = {item['file']: item for item in entry['resolve']
                        if not item['bases'] or self.base in item['bases']}
         notes, left = [], set(entry['leave_out'])
-        for status, mode, path in list(self.store.changes(commit.parent, commit.sha)):
+        for path, *modes in list(self.store.changes(commit.parent, commit.sha)):
             if path in left:
                 left.discard(path)
                 notes.append('%s is not taken' % path)
                 continue
             to = _placed(path, entry['paths'])
             item = resolutions.pop(to, None)
-            notes += self._file(commit, status, mode, path, to, item)
+            notes += self._file(commit, modes, path, to, item)
         unused = sorted(left) + sorted(resolutions)
         if unused:
             raise ResolutionError('the series names %s, which this commit does not change'
@@ -79,13 +80,13 @@ class Build:
                 'subject': commit.subject, 'outcome': 'resolved' if notes else 'clean', 'notes': notes,
                 'replaces': []}
 
-    def _file(self, commit, status, mode, path, to, item):
+    def _file(self, commit, modes, path, to, item):
         """Bring one file's change into the index; what had to be done beyond that, as notes."""
         before, theirs = (self.store.content(revision, path) for revision in (commit.parent, commit.sha))
         ours = self.store.content('', to)
         if (ours is None) != (before is None):
             raise ResolutionError('%s %s in the series so far, and upstream\'s commit %s it' % (
-                to, 'is not' if ours is None else 'is already', 'adds' if status == 'A' else 'changes'))
+                to, 'is not' if ours is None else 'is already', 'adds' if before is None else 'changes'))
         if theirs is None:
             if ours != before:
                 raise ResolutionError('%s differs from what upstream\'s commit removes' % to)
@@ -102,27 +103,42 @@ class Build:
             raise ResolutionError('%s: %s' % (to, error))
         if marked(text):
             raise ResolutionError('%s: a conflict\'s marker is left in it' % to)
-        self.store.put(to, text, mode)
+        # Upstream's mode only where its commit is what sets it.
+        self.store.put(to, text, modes[1] if modes[0] != modes[1] else self.store.mode(to))
         return _notes(path, to, found, item)
 
     def _ours(self, entry):
-        with open(os.path.join(self.folder, entry['patch']), 'rb') as source:
-            raw = source.read()
-        head, body = raw.split(b'\n---\n', 1)
-        mail = email.parser.BytesParser(policy=email.policy.default).parsebytes(head + b'\n')
-        name, address = email.utils.parseaddr(mail['From'])
-        date = email.utils.parsedate_to_datetime(mail['Date'])
+        try:
+            with open(os.path.join(self.folder, entry['patch']), 'rb') as source:
+                author, subject, text, body = _read_patch(source.read())
+        except (OSError, TypeError, ValueError) as error:
+            raise ResolutionError('cannot be read as a patch (From, Date and Subject, a text, a line "---", '
+                                  'a diff): %s' % error)
         self.store.apply(body)
-        message = '%s\n\n%s\n' % (mail['Subject'], mail.get_content().strip())
-        author = (name, address, '%d +0000' % date.timestamp())
-        return {'made': self.store.commit(self.head, author, message),
-                'commit': None, 'change_id': None, 'subject': str(mail['Subject']), 'outcome': 'ours',
+        made = self.store.commit(self.head, author, '%s\n\n%s\n' % (subject, text))
+        return {'made': made, 'commit': None, 'change_id': None, 'subject': subject, 'outcome': 'ours',
                 'notes': [], 'replaces': entry['replaces']}
 
 
 def digest(content):
     """SHA-256 in hex, None of None."""
     return None if content is None else hashlib.sha256(content).hexdigest()
+
+
+def _read_patch(raw):
+    """(author, subject, text, diff) of a patch of ours, also of one that git format-patch made.
+
+    Raises TypeError or ValueError for what is none.
+    """
+    head, body = raw.split(b'\n---\n', 1)
+    mail = email.parser.BytesParser(policy=email.policy.default).parsebytes(head + b'\n')
+    name, address = email.utils.parseaddr(mail['From'])
+    date = email.utils.parsedate_to_datetime(mail['Date'])
+    seconds = (date if date.tzinfo else date.replace(tzinfo=datetime.timezone.utc)).timestamp()
+    subject = re.sub(r'^(\[PATCH[^]]*\] *)+', '', str(mail['Subject']))
+    if not address or not mail['Subject']:
+        raise ValueError('From or Subject is missing')
+    return (name, address, '%d +0000' % seconds), subject, mail.get_content().strip(), body
 
 
 def _placed(path, paths):

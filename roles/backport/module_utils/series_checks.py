@@ -1,6 +1,7 @@
 """What a series must pass before it is written: it compiles, it applies, the tree's own tests pass."""
 import json
 import os
+import re
 import subprocess
 import tempfile
 import xml.etree.ElementTree
@@ -34,10 +35,21 @@ nose.main()
 '''
 
 
-def compiles(sources, python27):
-    """Compile the sources, {path: bytes}, with a Python 2.7; without one parse them as its grammar says.
+def sources(build, paths):
+    """{path: bytes} of those files of the series that are Python, by their name or by their first line."""
+    found = {}
+    for path in paths:
+        content = build.store.content(build.head, path)
+        if path.endswith('.py') or re.match(br'#!.*python', content):
+            found[path] = content
+    return found
 
-    Returns which of the two was done. Raises SeriesError with the file and line of what does not.
+
+def compiles(sources, python27):
+    """Compile the sources, {path: bytes}, with a Python 2.7; without one parse them by its grammar.
+
+    The grammar lets some of Python 3's pass as well, so that is the weaker check. Returns which of the
+    two was done. Raises SeriesError with the file and line of what does not pass.
     """
     if python27:
         wrong = _compile(sources, python27)

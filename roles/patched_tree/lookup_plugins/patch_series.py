@@ -7,7 +7,7 @@ import json
 import os
 import zlib
 
-from ansible.errors import AnsibleError
+from ansible.errors import AnsibleLookupError
 from ansible.plugins.lookup import LookupBase
 
 DOCUMENTATION = r"""
@@ -49,7 +49,7 @@ def _read(path):
 def _manifest(folder, path):
     """The manifest of a series, checked as far as this and the node's module rely on it."""
     if not os.path.isfile(os.path.join(path, 'manifest.json')):
-        raise AnsibleError('%s holds no series; %s' % (folder, _remedy(folder)))
+        raise AnsibleLookupError('%s holds no series; %s' % (folder, _remedy(folder)))
     named = os.path.join(folder, 'manifest.json')
     try:
         manifest = json.loads(_read(os.path.join(path, 'manifest.json')))
@@ -58,9 +58,9 @@ def _manifest(folder, path):
         files = [(spec['before'], spec['after']) for spec in manifest['files'].values()]
         complete = all(isinstance(manifest[key], str) for key in ('series', 'base')) and wanted and files
     except (AttributeError, KeyError, TypeError, ValueError):
-        raise AnsibleError('%s is damaged; %s' % (named, _remedy(folder)))
+        raise AnsibleLookupError('%s is damaged; %s' % (named, _remedy(folder)))
     if schema != _SCHEMA or project not in _PROJECTS or not complete:
-        raise AnsibleError('%s is not of schema %s for %s; %s' % (
+        raise AnsibleLookupError('%s is not of schema %s for %s; %s' % (
             named, _SCHEMA, ' or '.join(_PROJECTS), _remedy(folder)))
     return manifest, wanted
 
@@ -70,12 +70,12 @@ def pack(folder, path):
     manifest, wanted = _manifest(folder, path)
     there = {name for name in os.listdir(path) if name.endswith('.patch')}
     for name in sorted(there ^ set(wanted)):
-        raise AnsibleError('%s/%s is %s; %s' % (
+        raise AnsibleLookupError('%s/%s is %s; %s' % (
             folder, name, 'missing' if name in wanted else 'not in the manifest', _remedy(folder)))
     patches = {name: _read(os.path.join(path, name)) for name in wanted}
     for name, content in sorted(patches.items()):
         if hashlib.sha256(content).hexdigest() != wanted[name]:
-            raise AnsibleError('%s/%s is damaged, its checksum is not the manifest\'s; %s' % (
+            raise AnsibleLookupError('%s/%s is damaged, its checksum is not the manifest\'s; %s' % (
                 folder, name, _remedy(folder)))
     series = {'manifest': manifest,
               'patches': {name: content.decode('latin-1') for name, content in patches.items()}}
