@@ -5,7 +5,7 @@ import signal
 import stat
 
 # All by which files are changed.
-CALLS = ('open', 'rename', 'unlink', 'mkdir', 'rmdir', 'symlink', 'fsync', 'chmod', 'utime')
+CALLS = ('open', 'rename', 'unlink', 'mkdir', 'rmdir', 'symlink', 'fsync', 'fchmod', 'utime')
 
 
 def snapshot(*folders):

@@ -156,11 +156,33 @@ def test_what_was_there_before_the_first_change_is_kept_and_comes_back(conf, tmp
     assert not run(conf, state='reverted', **second)['changed']
 
 
-def test_a_file_that_others_changed_since_is_not_reverted(conf, tmpdir):
-    arguments = dict(options={'verbose': 'False'}, backup=str(tmpdir.join('kept')))
+def test_of_a_file_that_others_changed_since_our_options_alone_are_reverted(conf, tmpdir):
+    arguments = dict(options={'verbose': 'False', 'debug': 'True'}, absent=['state_path'],
+                     backup=str(tmpdir.join('kept')))
+    conf.write('[DEFAULT]\nstate_path = /var\n  /lib\ndebug = False\n')
     run(conf, **arguments)
-    conf.write(conf.read() + '[new]\n')
-    edited = conf.read_binary()
+    assert conf.read() == '[DEFAULT]\ndebug = True\nverbose = False\n'
+    conf.write(conf.read() + 'mine = 1\n[new]\n')
     result = run(conf, state='reverted', **arguments)
-    assert result['edited'] and not result['changed']
-    assert conf.read_binary() == edited and tmpdir.join('kept').check()
+    assert result['edited'] and result['changed'] and not tmpdir.join('kept').check()
+    assert sorted(conf.read().splitlines()) == sorted([
+        '[DEFAULT]', 'state_path = /var', '  /lib', 'debug = False', 'mine = 1', '[new]'])
+    assert conf.read().index('state_path = /var\n  /lib\n') < conf.read().index('[new]')
+    assert not run(conf, state='reverted', **arguments)['changed']
+
+
+def test_a_value_of_several_lines_is_one_value(tmpdir):
+    conf = tmpdir.join('l3_agent.ini')
+    conf.write('[DEFAULT]\na = 1\n  2\n\t3\nb = 4\n')
+    run(conf, options={'a': '5'})
+    assert conf.read() == '[DEFAULT]\na = 5\nb = 4\n'
+    conf.write('[DEFAULT]\na = 1\n  2\n\n  \nb = 4\n')
+    run(conf, absent=['a'])
+    assert conf.read() == '[DEFAULT]\n\n  \nb = 4\n'
+
+
+def test_a_link_stays_a_link(conf, tmpdir):
+    link = tmpdir.join('link.conf')
+    link.mksymlinkto(conf)
+    run(link, options={'debug': 'True'})
+    assert link.islink() and 'debug = True' in text(conf)

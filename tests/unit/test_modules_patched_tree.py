@@ -447,6 +447,19 @@ def test_a_patched_tree_without_a_record_is_not_taken_for_pristine(node):
                    'install the package again')
 
 
+def test_backups_outlive_a_record_that_is_lost(node):
+    node.present()
+    kept = node.state.join('nova', 'backups')
+    before = sorted(path.basename for path in kept.listdir())
+    node.state.join('nova', 'state.json').remove()
+    result = node.present()
+    assert refused(result, 'no record says what it was')
+    assert sorted(path.basename for path in kept.listdir()) == before
+    assert 'no record of what they are of' in result['notes'][0]
+    node.absent()
+    assert sorted(path.basename for path in kept.listdir()) == before
+
+
 def test_what_is_not_a_file_is_not_patched(node):
     os.unlink(node.path('nova/api/base.py'))
     os.mkdir(node.path('nova/api/base.py'))

@@ -272,3 +272,24 @@ def test_owners_come_back(files):
     files.interrupt()
     files.transaction.undo()
     assert files.is_before()
+
+
+def test_a_link_that_is_put_in_the_files_place_meanwhile_gives_nothing_away(files):
+    """As whom the folder belongs to may do, while root writes there."""
+    other = files.tree.dirpath().join('of-root')
+    other.write('root alone')
+    os.chmod(str(other), 0o600)
+    before, fdopen = snapshot(str(other.dirpath())), os.fdopen
+
+    def swap(descriptor, mode):
+        path = os.readlink('/proc/self/fd/%d' % descriptor)
+        if path.endswith('.patched-tree'):
+            os.unlink(path)
+            os.symlink(str(other), path)
+        return fdopen(descriptor, mode)
+    os.fdopen = swap
+    try:
+        files.run()
+    finally:
+        os.fdopen = fdopen
+    assert snapshot(str(other.dirpath()))[str(other)] == before[str(other)]

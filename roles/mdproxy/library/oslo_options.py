@@ -8,7 +8,7 @@ short_description: Set options of one section of an oslo configuration file
 description:
   - An option that is there is set where it stands; of several the last one, which is the one that
     counts, and the others go. One that is not there goes to the end of the section's first block.
-  - Comments, order and spacing of all other lines stay. Owner and mode stay.
+  - Comments, order and spacing of all other lines stay. Owner, mode and links stay.
 options:
   path:
     description: The file; it must exist.
@@ -42,8 +42,8 @@ options:
     type: path
   state:
     description:
-      - C(reverted) puts the backup back, byte for byte, and removes it, if nothing but these options has
-        changed in the file since. Otherwise file and backup stay and C(edited) says so.
+      - C(reverted) puts the backup back, byte for byte, if nothing but these options has changed in the
+        file since. Otherwise it puts back these options alone, and C(edited) says so. The backup goes.
     type: str
     choices: [present, reverted]
     default: present
@@ -60,7 +60,7 @@ removed:
   returned: always
   type: list
 edited:
-  description: Whether a file was not reverted because others have changed it too.
+  description: Whether others have changed the file too, so that only the options were reverted.
   returned: always
   type: bool
 """
@@ -75,42 +75,55 @@ from ansible.module_utils.common.text.converters import to_bytes, to_text
 _SECTION = re.compile(r'\s*\[([^\]]+)\]')
 
 
-def _set(lines, section, name, value):
-    """The lines with the option set; `lines` have no line ends. Sections may come more than once."""
+def _entries(lines, section, name):
+    """Yield (first, end) of each place where the option is set; more lines of a value begin with a space."""
     entry = re.compile(r'%s\s*[=:]' % re.escape(name))
-    wanted = '%s = %s' % (name, value)
-    current, places, last, closed = None, [], None, False
+    current = None
     for number, line in enumerate(lines):
         header = _SECTION.match(line)
-        if header:
-            closed = closed or current == section
-            current = header.group(1)
-        if current == section:
-            if entry.match(line):
-                places.append(number)
-            # The last line of substance: blank lines before the next section stay where they are.
-            if line.strip() and not closed:
-                last = number
-    if places:
-        keep = places[-1]
-        if [part.strip() for part in re.split('[=:]', lines[keep], maxsplit=1)] == [name, value]:
-            wanted = lines[keep]
-        return [wanted if number == keep else line for number, line in enumerate(lines)
-                if number == keep or number not in places]
-    if last is None:
-        return lines + ([''] if lines and lines[-1].strip() else []) + ['[%s]' % section, wanted]
-    return lines[:last + 1] + [wanted] + lines[last + 1:]
+        current = header.group(1) if header else current
+        if current == section and entry.match(line):
+            end = number + 1
+            while end < len(lines) and lines[end][:1] in (' ', '\t') and lines[end].strip():
+                end += 1
+            yield number, end
+
+
+def _end_of_section(lines, section):
+    """Number of the line after the section's first block, blank lines at its end aside; None without one."""
+    current, end = None, None
+    for number, line in enumerate(lines):
+        header = _SECTION.match(line)
+        if header and current == section:
+            break
+        current = header.group(1) if header else current
+        if current == section and line.strip():
+            end = number + 1
+    return end
+
+
+def _set(lines, section, name, value):
+    """The lines with the option set; `lines` have no line ends. Sections may come more than once."""
+    wanted, places = ['%s = %s' % (name, value)], list(_entries(lines, section, name))
+    if not places:
+        end = _end_of_section(lines, section)
+        if end is None:
+            return lines + ([''] if lines and lines[-1].strip() else []) + ['[%s]' % section] + wanted
+        return lines[:end] + wanted + lines[end:]
+    first, end = places[-1]
+    if [part.strip() for part in re.split('[=:]', '\n'.join(lines[first:end]), maxsplit=1)] == [name, value]:
+        wanted = lines[first:end]
+    kept = lines[:first] + wanted + lines[end:]
+    for first, end in reversed(places[:-1]):
+        kept[first:end] = []
+    return kept
 
 
 def _without(lines, section, name):
     """The lines less those that set the option."""
-    entry = re.compile(r'%s\s*[=:]' % re.escape(name))
-    current, kept = None, []
-    for line in lines:
-        header = _SECTION.match(line)
-        current = header.group(1) if header else current
-        if current != section or not entry.match(line):
-            kept.append(line)
+    kept = list(lines)
+    for first, end in reversed(list(_entries(lines, section, name))):
+        kept[first:end] = []
     return kept
 
 
@@ -134,14 +147,12 @@ def _lines(text):
 
 def _shown(lines, section, names, secrets):
     """The lines of these options for a diff. No others: the file holds more secrets than ours."""
-    entry = re.compile(r'(%s)\s*[=:]' % '|'.join(re.escape(name) for name in sorted(names)))
-    current, shown = None, ['[%s]' % section]
-    for line in lines:
-        header, match = _SECTION.match(line), entry.match(line)
-        current = header.group(1) if header else current
-        if current == section and match:
-            shown.append(match.group(0) + ' (not shown)' if match.group(1) in secrets else line)
-    return to_text(('\n'.join(shown) + '\n').encode('latin-1'))
+    shown = {}
+    for name in names:
+        for first, end in _entries(lines, section, name):
+            shown[first] = [name + ' = (not shown)'] if name in secrets else lines[first:end]
+    text = ['[%s]' % section] + [line for first in sorted(shown) for line in shown[first]]
+    return to_text(('\n'.join(text) + '\n').encode('latin-1'))
 
 
 def _as_read(value):
@@ -179,15 +190,30 @@ def _keep(path, text):
 
 
 def _after(module, before):
-    """(text that the file should have, whether others' changes keep it from being reverted)."""
+    """(text that the file should have, whether others have changed it too since the backup)."""
     backup = module.params['backup']
     if module.params['state'] == 'present':
         return _wanted(module, before), False
     if not backup or not os.path.exists(backup):
         return before, False
     original = _read(module, backup)
-    edited = _others(module, before) != _others(module, original)
-    return before if edited else original, edited
+    if _others(module, before) == _others(module, original):
+        return original, False
+    return _taken_back(module, before, original), True
+
+
+def _taken_back(module, before, original):
+    """The file's text with the options alone as they were in the original, and what others did kept."""
+    section, lines, old = module.params['section'], _lines(before), _lines(original)
+    for name in _names(module):
+        places = list(_entries(old, section, name))
+        lines = _without(lines, section, name)
+        if places:
+            first, end = places[-1]
+            at = _end_of_section(lines, section)
+            lines = lines[:at] + old[first:end] + lines[at:] if at is not None else (
+                lines + ['[%s]' % section] + old[first:end])
+    return '\n'.join(lines) + '\n'
 
 
 def _others(module, text):
@@ -209,8 +235,9 @@ def main():
         secrets=dict(type='dict', default={}, no_log=True), mark=dict(type='path'),
         backup=dict(type='path'),
         state=dict(type='str', choices=['present', 'reverted'], default='present')))
-    path, section, secrets, absent, mark, backup = (module.params[name] for name in (
-        'path', 'section', 'secrets', 'absent', 'mark', 'backup'))
+    section, secrets, absent, mark, backup = (module.params[name] for name in (
+        'section', 'secrets', 'absent', 'mark', 'backup'))
+    path = os.path.realpath(module.params['path'])      # a link stays one
     reverted = module.params['state'] == 'reverted'
     before = _read(module, path)
     after, edited = _after(module, before)
@@ -222,7 +249,7 @@ def main():
             if mark:
                 open(mark, 'w').close()
             _write(module, path, after)
-        if reverted and backup and not edited and os.path.exists(backup):
+        if reverted and backup and os.path.exists(backup):
             os.unlink(backup)
     shown_before, shown_after = (
         _shown(_lines(side), section, _names(module), secrets) if changed else '' for side in (before, after))

@@ -176,6 +176,7 @@ class Node(object):
                            left_out=[], drift=[], overwritten=[], notes=[])
         self.diff = []
         self.undone = False     # whether an interrupted run was
+        self.orphaned = False   # whether there are backups of nobody knows what
 
     def begin(self):
         """Take back what an interrupted run did, and read the record."""
@@ -191,7 +192,10 @@ class Node(object):
                 self._undo()
                 restored = {}
         self.view = View(self.transaction, restored)
-        self.record = self.view.record() or _NOTHING
+        self.record = self.view.record()
+        # Without a record they may be all that is left of what they were made of.
+        self.orphaned = self.record is None and not self.interrupted and self.transaction.has_backups()
+        self.record = self.record or _NOTHING
         self.files = dict((name, Installed(self.view, name, entry))
                           for name, entry in self.record['files'].items())
         self.result['overwritten'] = sorted(name for name in self.files if not self.files[name].ours)
@@ -251,8 +255,12 @@ class Node(object):
 
     def clean(self):
         """Remove backups that the record does not need any more."""
-        keep = set()
-        for entry in (View(self.transaction, {}).record() or _NOTHING)['files'].values():
+        record, keep = View(self.transaction, {}).record(), set()
+        if self.orphaned and not record:
+            self.note('There are backups and no record of what they are of; they stay in %s.'
+                      % self.transaction.folder)
+            return
+        for entry in (record or _NOTHING)['files'].values():
             keep.update(state.get('sha256')
                         for state in [entry['before']] + list(entry['compiled'].values()) if state)
         self.transaction.clean(keep)

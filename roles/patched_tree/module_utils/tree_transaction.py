@@ -179,6 +179,10 @@ class Transaction(object):
         _remove_file(self._journal)
         _sync_folder(self.folder)
 
+    def has_backups(self):
+        """Whether contents are kept."""
+        return os.path.isdir(self._backups) and bool(os.listdir(self._backups))
+
     def clean(self, keep):
         """Remove contents that are kept for nothing any more, and the folder when it is empty."""
         if os.path.exists(self._journal) or not os.path.isdir(self._backups):
@@ -200,7 +204,7 @@ class Transaction(object):
                 if state and 'folder' in state:
                     if not os.path.isdir(path):
                         os.mkdir(path)
-                    _own(path, state)
+                    _own_folder(path, state)
                 elif state:
                     self._prepare(_temporary(path), state)
         for path, state in states:
@@ -218,10 +222,7 @@ class Transaction(object):
             os.symlink(state['link'], path)
             os.lchown(path, state['uid'], state['gid'])
             return
-        _write(path, self.content(state['sha256']))
-        _own(path, state)
-        if state['mtime'] is not None:
-            _set_time(path, state['mtime'])
+        _write(path, self.content(state['sha256']), state)
 
     def _take_back(self, error):
         """After an error: undo, and raise a TransactionError that says how that went."""
@@ -284,28 +285,44 @@ def _save(path, content):
         os.rename(path + '.new', path)
 
 
-def _write(path, content):
-    """Write a new file, for its owner alone, to the disk; one that is left there goes."""
+def _write(path, content, state=None):
+    """Write a new file to the disk; one that is left there goes. state: whose owner, mode and time it gets.
+
+    Without one it is for its owner alone. Owner and the like are set by the descriptor, because the folder
+    may be somebody's who puts a link in the file's place meanwhile.
+    """
     _remove_file(path)
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     with os.fdopen(descriptor, 'wb') as out:
         out.write(content)
         out.flush()
+        if state:
+            _own(out.fileno(), state)
+            if state['mtime'] is not None:
+                _set_time(out.fileno(), state['mtime'])
         os.fsync(out.fileno())
 
 
-def _own(path, state):
-    found = os.stat(path)
+def _own_folder(path, state):
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    try:
+        _own(descriptor, state)
+    finally:
+        os.close(descriptor)
+
+
+def _own(descriptor, state):
+    found = os.fstat(descriptor)
     if (found.st_uid, found.st_gid) != (state['uid'], state['gid']):
-        os.chown(path, state['uid'], state['gid'])
-    os.chmod(path, state['mode'])       # last: a change of owner takes bits away
+        os.fchown(descriptor, state['uid'], state['gid'])
+    os.fchmod(descriptor, state['mode'])        # last: a change of owner takes bits away
 
 
-def _set_time(path, nanoseconds):
+def _set_time(descriptor, nanoseconds):
     if _NANOSECONDS:
-        os.utime(path, ns=(nanoseconds, nanoseconds))
+        os.utime(descriptor, ns=(nanoseconds, nanoseconds))
     else:       # half a microsecond more, because the rest is cut off
-        os.utime(path, ((nanoseconds // 1000 + 0.5) / 1e6,) * 2)
+        os.utime('/proc/self/fd/%d' % descriptor, ((nanoseconds // 1000 + 0.5) / 1e6,) * 2)
 
 
 def _remove(path):
