@@ -10,6 +10,7 @@ import subprocess
 import sys
 
 import pytest
+import yaml
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 ROOT = os.path.dirname(os.path.dirname(HERE))
@@ -152,13 +153,11 @@ def test_the_proxys_port_is_open_to_what_was_redirected_alone(series, patches, o
         router.remove()
 
 
-PLACES = {
-    'nova': [{'prefix': 'nova/', 'to': 'nova', 'optional': False},
-             {'prefix': 'nova/tests/', 'to': 'nova/tests', 'optional': True}],
-    'quantum': [{'prefix': 'quantum/', 'to': 'quantum', 'optional': False},
-                {'prefix': 'quantum/tests/', 'to': 'quantum/tests', 'optional': True},
-                {'prefix': 'bin/', 'to': 'bin', 'optional': False}],
-}
+def places(project):
+    """Where the role says that files are installed, with its folder of commands below the root."""
+    with open(os.path.join(ROOT, 'roles', 'patched_tree', 'vars', 'main.yml')) as source:
+        entries = yaml.safe_load(source)['patched_tree_places'][project]
+    return [dict(entry, to=entry['to'].replace('{{ patched_tree_bin }}', 'bin')) for entry in entries]
 
 
 def listing(folder):
@@ -207,7 +206,7 @@ def test_applied_to_an_installed_tree_and_taken_back(series, base, project, layo
     import patch_series
     folder = os.path.join(series, base, project)
     packed = patch_series.pack(folder, folder)
-    present = dict(arguments, state='present', series=packed, places=PLACES[project], python=PYTHON or '')
+    present = dict(arguments, state='present', series=packed, places=places(project), python=PYTHON or '')
     result = ansible_module.run('patched_tree', present)
     assert result['changed'], result
     for path, entry in manifest(series, base, project)['files'].items():
