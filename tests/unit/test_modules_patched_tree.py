@@ -105,8 +105,8 @@ class Node(object):
         arguments = self.arguments('present', applied or series(), **arguments)
         return ansible_module.run('patched_tree', arguments, check=check)
 
-    def absent(self, check=False):
-        return ansible_module.run('patched_tree', self.arguments('absent'), check=check)
+    def absent(self, check=False, **more):
+        return ansible_module.run('patched_tree', dict(self.arguments('absent'), **more), check=check)
 
     def inspect(self):
         return ansible_module.run('patched_tree', self.arguments('inspect'))
@@ -307,7 +307,7 @@ def test_a_change_that_fails_leaves_no_mark(node):
 
 def test_an_interpreter_that_is_not_there_changes_nothing(node):
     before = node.snapshot()
-    assert node.present(python='/nonexistent/python')['failed']
+    assert refused(node.present(python='/nonexistent/python'), '/nonexistent/python', 'patched_tree_python')
     assert node.snapshot() == before and not node.mark.check()
 
 
@@ -579,7 +579,7 @@ def test_a_file_that_somebody_changed_after_the_patches_is_refused_and_said(node
     node.present()
     node.write('nova/api/handler.py', b'# mine\n')
     result = node.present()
-    assert refused(result, 'nova/api/handler.py', 'does not take', 'install the package again')
+    assert refused(result, 'nova/api/handler.py was changed by somebody', 'install the package again')
     note, = result['notes']
     assert note == 'Somebody has changed 1 of 6 files of series 0123456789ab since it was applied.'
 
@@ -589,7 +589,11 @@ def test_a_rollback_leaves_what_is_not_ours_any_more(node):
     node.present()
     node.write('nova/api/base.py', b'somebody = 1\n')
     node.write('nova/api/meta/theirs.py', b'theirs = 1\n')
-    result = node.absent()
+    patched = node.snapshot()
+    assert refused(node.absent(), 'nova/api/base.py', 'install the package again', 'keep_changed: true')
+    assert node.snapshot() == patched
+    result = node.absent(keep_changed=True)
+    assert 'nova 2012.2.4 is a mixture now' in result['msg']
     assert node.read('nova/api/base.py') == b'somebody = 1\n'
     assert node.path('nova/api/base.py') + ' is not as series 0123456789ab left it' in result['msg']
     assert node.path('nova/api/meta') + ' was made for a series and stays' in result['msg']

@@ -168,7 +168,7 @@ def _find(store, module):
     if missing:
         raise SeriesError('%s_source %s lacks commits of the series: %s. Give a clone with the whole history '
                           '(git fetch --all --tags; in a shallow one also --unshallow).'
-                          % (project, source, ', '.join(sha[:10] for sha in missing)))
+                          % (project, source, ', '.join(missing)))
 
 
 def _store(module, folder):

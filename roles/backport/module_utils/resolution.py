@@ -60,7 +60,8 @@ def take(text, choices):
     if len(found) != len(choices):
         raise ResolutionError('%s where `take` resolves %d%s' % (
             _count(len(found), 'conflict'), len(choices),
-            ''.join('\n' + _shown(hunk) for hunk in found)))
+            ''.join('\nconflict %d:\n%s' % (number, _shown(hunk))
+                    for number, hunk in enumerate(found, 1))))
     remaining = iter(choices)
     return _CONFLICT.sub(lambda match: _chosen(next(remaining), *match.groups()), text)
 

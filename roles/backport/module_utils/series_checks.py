@@ -131,14 +131,19 @@ def _run(python, module, folder, report):
         raise SeriesError('%s cannot be run (backport_test_python): %s' % (python, error.strerror))
     said = process.stdout.decode('utf-8', 'replace')
     if not os.path.exists(report):
-        raise SeriesError('%s could not be run with %s: %s' % (module, python, said.strip()[-2000:]))
+        raise SeriesError('%s could not be run with %s: %s' % (module, python, _end(said)))
     suite = xml.etree.ElementTree.parse(report).getroot()
     os.unlink(report)
     counts = {name: int(suite.get(given, 0)) for name, given in (
         ('tests', 'tests'), ('failures', 'failures'), ('errors', 'errors'), ('skipped', 'skip'))}
     if process.returncode or counts['failures'] or counts['errors'] or not counts['tests']:
         raise SeriesError('%s fails with the series (%d tests, %d failures, %d errors):\n%s' % (
-            module, counts['tests'], counts['failures'], counts['errors'], said.strip()[-4000:]))
+            module, counts['tests'], counts['failures'], counts['errors'], _end(said)))
     return counts
 
 
+
+
+def _end(text):
+    """The last lines of what was said, which say most."""
+    return '\n'.join(text.strip().splitlines()[-60:])

@@ -56,6 +56,12 @@ options:
         expected line or at exactly one other place. What was taken so is listed in C(drift).
     type: bool
     default: false
+  keep_changed:
+    description:
+      - Take a series back although somebody has changed one of the files that it patched, and leave that
+        file. It is refused otherwise, unless a package upgrade has replaced all of them.
+    type: bool
+    default: false
   python:
     description:
       - The interpreter that runs the services, to compile what had a compiled file before. If empty,
@@ -280,10 +286,30 @@ def _inspect(node):
 
 def _absent(node):
     """Give every file back that is still as the series left it."""
-    for name in node.result['overwritten']:
-        if not same(node.files[name].now, node.files[name].entry['before']):
-            node.note('%s is not as series %s left it and stays as it is.' % (name, node.record['series']))
+    changed = [name for name in node.result['overwritten']
+               if not same(node.files[name].now, node.files[name].entry['before'])]
+    _refuse_mixture(node, changed)
+    for name in changed:
+        node.note('%s is not as series %s left it and stays as it is.' % (name, node.record['series']))
     _carry_out(node, _back(node, node.files), None)
+
+
+def _refuse_mixture(node, changed):
+    """Refuse to take patches back around a patched file that somebody has changed since.
+
+    A package upgrade replaces every file that was the package's, so after one there is nothing to mix.
+    """
+    patched = [name for name, file in node.files.items() if file.ours and file.entry['before']]
+    changed = [name for name in changed if node.files[name].entry['before']]
+    if not patched or not changed:
+        return
+    if not node.module.params['keep_changed']:
+        raise Refused(
+            '%s: changed by somebody since series %s was applied, and may need the rest of the series, which '
+            'would go. Undo that change or install the package again; patched_tree_keep_changed: true takes '
+            'the rest back all the same' % (', '.join(sorted(changed)), node.record['series']))
+    node.note('%s %s is a mixture now: install the package again.'
+              % (node.project, node.record['version']))
 
 
 def _back(node, names):
@@ -312,6 +338,10 @@ def _present(node):
     targets.update(_back(node, set(node.files) - set(wanted)))     # what only an older series changed
     result.update(series=series.id, base=series.base,
                   drift=sorted(sum((target.drift for target in targets.values()), [])))
+    known = sum((entry['drift'] for entry in node.record['files'].values()), [])
+    if set(result['drift']) - set(known):
+        node.note('Taken although it is not the release\'s, and recorded as such: %s.'
+                  % '; '.join(result['drift']))
     _carry_out(node, targets, record)
 
 
@@ -367,8 +397,8 @@ def _judge_all(node, series, wanted):
             refused.append('%s %s' % (name, refusal))
     if refused:
         raise Refused(
-            '%s %s in %s is not what series %s was made for: %s. Put the release\'s own files there (install '
-            'the package again), or fit the series to these (docs/folsom-backport.md)' % (
+            '%s %s in %s is not what series %s was made for: %s. Undo the changes or install the package '
+            'again' % (
                 node.project, node.result['version'], node.root, series.id, '; '.join(refused)))
     return targets
 
@@ -399,6 +429,8 @@ def _judge(node, series, path, file):
 
 
 def _judge_drift(node, series, file, applied):
+    if applied.refused and file.entry and node.result['version'] == node.record['version']:
+        raise Refused('was changed by somebody since series %s was applied' % node.record['series'])
     if applied.refused:
         raise Refused('differs, and does not take ' + ', '.join(applied.refused))
     taken = file.ours and file.entry['drift'] and node.record['series'] == series.id
@@ -522,6 +554,9 @@ def _compile(node, plan):
              if python and _is_compiled(node.files[name], plan.targets[name])]
     if not names:
         return {}
+    if not os.access(python, os.X_OK):
+        raise Refused('%s cannot be run to compile what the series makes; set patched_tree_python to the '
+                      'interpreter that runs %s, or to nothing' % (python, node.project))
     stage, arguments = tempfile.mkdtemp(dir=node.module.tmpdir), []
     try:
         for number, name in enumerate(names):
@@ -576,7 +611,8 @@ def main():
         series=dict(type='str', no_log=True),
         root=dict(type='path', default=''), search=dict(type='list', elements='path', default=[]),
         places=dict(type='list', elements='dict', options=_PLACE, default=[]),
-        allow_drift=dict(type='bool', default=False), python=dict(type='path', default=''),
+        allow_drift=dict(type='bool', default=False), keep_changed=dict(type='bool', default=False),
+        python=dict(type='path', default=''),
         state_folder=dict(type='path', default='/var/lib/mdproxy/patches'), mark=dict(type='path')))
     os.umask(0o022)     # whatever root's is: the services have to read what is made
     node = Node(module)
