@@ -424,6 +424,16 @@ def test_drift_is_taken_where_it_is_allowed_and_rolled_back_to(node):
     assert node.snapshot() == before
 
 
+def test_a_newer_series_that_drift_does_not_take_is_not_blamed_on_somebody(node):
+    node.write('nova/api/handler.py', b'# more\n' + HANDLER)
+    node.present(allow_drift=True)
+    patched = node.snapshot()
+    newer = dict(STEPS[0], **{'nova/api/handler.py': b'first = 1\n' + FIVE})
+    result = node.present(series(newer, STEPS[1], STEPS[2], series='newer'), allow_drift=True)
+    assert refused(result, 'differs, and does not take') and 'somebody' not in result['msg']
+    assert node.snapshot() == patched
+
+
 def test_drift_with_two_places_for_a_hunk_is_refused(node):
     node.write('nova/api/handler.py', b'# more\n' + HANDLER + HANDLER)
     assert refused(node.present(allow_drift=True), 'does not take', FIRST_HUNK, SECOND_HUNK)

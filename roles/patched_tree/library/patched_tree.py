@@ -429,7 +429,8 @@ def _judge(node, series, path, file):
 
 
 def _judge_drift(node, series, file, applied):
-    if applied.refused and file.entry and node.result['version'] == node.record['version']:
+    lost = file.entry and not file.ours
+    if applied.refused and lost and node.result['version'] == node.record['version']:
         raise Refused('was changed by somebody since series %s was applied' % node.record['series'])
     if applied.refused:
         raise Refused('differs, and does not take ' + ', '.join(applied.refused))
