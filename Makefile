@@ -70,7 +70,7 @@ run-molecule: packages $(VENV)/.complete
 	molecule test --all
 
 export NOVA_SOURCE QUANTUM_SOURCE FOLSOM_PYTHON
-run-folsom-series: packages $(VENV)/.complete
+run-folsom-series: $(if $(and $(NOVA_SOURCE),$(QUANTUM_SOURCE)),packages $(VENV)/.complete)
 	@if [ -z "$$NOVA_SOURCE" ] || [ -z "$$QUANTUM_SOURCE" ]; then \
 	  echo 'Skipped: give clones of the real repositories, with their whole history and tags:' && \
 	  echo '  make folsom-series NOVA_SOURCE=/src/nova QUANTUM_SOURCE=/src/neutron [FOLSOM_PYTHON=/path/to/python2.7]'; \

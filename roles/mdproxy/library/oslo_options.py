@@ -169,12 +169,17 @@ def _read(module, path):
         module.fail_json(msg='%s: cannot be read: %s' % (path, error.strerror))
 
 
-def _write(module, path, text):
-    """Replace the file in one step, with the owner and mode that it has."""
+def _written(path, text):
+    """A new file beside the path, for its owner alone, with this text; its path."""
     descriptor, temporary = tempfile.mkstemp(dir=os.path.dirname(path), prefix='.oslo-options-')
     with os.fdopen(descriptor, 'wb') as out:
         out.write(text.encode('latin-1'))
-    module.atomic_move(temporary, path)
+    return temporary
+
+
+def _write(module, path, text):
+    """Replace the file in one step, with the owner and mode that it has."""
+    module.atomic_move(_written(path, text), path)
 
 
 def _keep(path, text):
@@ -183,10 +188,7 @@ def _keep(path, text):
         return
     if not os.path.isdir(os.path.dirname(path)):
         os.makedirs(os.path.dirname(path), 0o755)
-    descriptor, temporary = tempfile.mkstemp(dir=os.path.dirname(path), prefix='.oslo-options-')
-    with os.fdopen(descriptor, 'wb') as out:
-        out.write(text.encode('latin-1'))
-    os.rename(temporary, path)
+    os.rename(_written(path, text), path)
 
 
 def _after(module, before):
