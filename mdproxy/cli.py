@@ -191,9 +191,9 @@ def _rules(arguments):
         elif not arguments.file:
             return logs.fail(2, 'rules %s: expected the FILE with the rules' % arguments.action)
         elif arguments.action == 'apply':
-            applied = rules.apply(arguments.netns, arguments.file)
+            applied = rules.of_file(arguments.file).apply(arguments.netns)
             done = 'applied' if applied else 'were as they should be'
-        elif rules.differs(arguments.netns, arguments.file):
+        elif rules.of_file(arguments.file).differ(arguments.netns):
             return logs.fail(1, 'namespace %s: rules differ from %s'
                              % (arguments.netns, arguments.file))
         else:

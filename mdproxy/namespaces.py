@@ -5,6 +5,9 @@ the router's namespace, makes the socket and comes back; what the server connect
 through the host's network. A namespace that does not exist is never created, and nothing is
 resolved while inside.
 
+A namespace is its inode and not its name: the l3 agent deletes namespaces and makes others of the
+same names (`inode`). A socket in the old one goes on listening, where nobody is any more.
+
 setns(2) is called through the C library. To import pyroute2 for it takes 83 ms on 2.7 and 150 ms on
 3.11 (27 and 49 ms without the rest of pyroute2), where opener and server together take 50 and 70 ms
 to the first answer.
@@ -14,6 +17,9 @@ from __future__ import unicode_literals
 import errno
 import os
 import socket
+from contextlib import contextmanager
+
+FOLDER = '/var/run/netns'
 
 _BACKLOG = 65535        # the kernel cuts it to net.core.somaxconn
 # Bytes that the kernel keeps of an answer for a guest, of its own choice up to 4 MB. It tells of room
@@ -22,6 +28,7 @@ _SEND_BUFFER = 131072
 _CLONE_NEWNET = 0x40000000
 # 2.7 does not know these by name; the numbers are those of <asm-generic/socket.h>.
 _SO_DOMAIN = getattr(socket, 'SO_DOMAIN', 39)
+_SO_REUSEPORT = getattr(socket, 'SO_REUSEPORT', 15)
 _SO_ACCEPTCONN = getattr(socket, 'SO_ACCEPTCONN', 30)
 _OWN = '/proc/self/ns/net'
 
@@ -30,15 +37,35 @@ class NamespaceError(Exception):
     """A namespace or an address in it cannot be had; the message says which and why."""
 
 
-def open_listener(host, port, netns=None):
-    """A listening TCP socket at host:port, inside the named namespace or else in this one.
+def inode(netns):
+    """(device, number) of the named namespace, or None when there is none.
 
-    Raises NamespaceError when there is no such namespace or the address cannot be taken there.
+    `ip netns add` makes the name first and the namespace a moment later; a name alone is none.
+    """
+    try:
+        found = os.stat(os.path.join(FOLDER, netns))
+        return (found.st_dev, found.st_ino) if found.st_dev == os.stat(_OWN).st_dev else None
+    except OSError:
+        return None
+
+
+def own_inode():
+    """(device, number) of the namespace that this process is in, as `inode` gives it."""
+    found = os.stat(_OWN)
+    return found.st_dev, found.st_ino
+
+
+@contextmanager
+def inside(netns):
+    """Be in the named namespace, or with None where this process is; then back again.
+
+    What is started meanwhile stays there. Raises NamespaceError.
     """
     if netns is None:
-        return _listen(host, port, 'this namespace')
+        yield
+        return
     try:
-        there = os.open('/var/run/netns/' + netns, os.O_RDONLY)
+        there = os.open(os.path.join(FOLDER, netns), os.O_RDONLY)
     except OSError as error:
         if error.errno == errno.ENOENT:
             raise NamespaceError('namespace %s does not exist; is the router on this host?' % netns)
@@ -48,13 +75,23 @@ def open_listener(host, port, netns=None):
         try:
             _enter(there, 'namespace ' + netns)
             try:
-                return _listen(host, port, 'namespace ' + netns)
+                yield
             finally:
                 _enter(home, 'the namespace that it was started in')
         finally:
             os.close(home)
     finally:
         os.close(there)
+
+
+def open_listener(host, port, netns=None, shared=False):
+    """A listening TCP socket at host:port, inside the named namespace or else in this one.
+
+    shared: another socket of the same user that is shared too may listen there. Raises NamespaceError
+    when there is no such namespace or the address cannot be taken there.
+    """
+    with inside(netns):
+        return _listen(host, port, 'this namespace' if netns is None else 'namespace ' + netns, shared)
 
 
 def leave_for_host():
@@ -99,10 +136,12 @@ def _enter(descriptor, what):
         raise NamespaceError('%s cannot be entered: %s' % (what, os.strerror(ctypes.get_errno())))
 
 
-def _listen(host, port, where):
+def _listen(host, port, where, shared):
     listener = socket.socket(socket.AF_INET6 if ':' in host else socket.AF_INET, socket.SOCK_STREAM)
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if shared:
+            listener.setsockopt(socket.SOL_SOCKET, _SO_REUSEPORT, 1)
         # Accepted sockets inherit both, which saves calls for every connection.
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER)

@@ -12,32 +12,100 @@ from __future__ import unicode_literals
 import io
 import re
 import subprocess
+import time
+
+from . import namespaces
 
 _OWN = 'mdproxy-'
 _JUMP = re.compile(r'-[AI] (\S+)(?: \d+)? -j (%s\S+)\s*$' % _OWN)
 _LINE = re.compile(r':%s\S+ |-A %s\S+ ' % (_OWN, _OWN))     # what a file may hold beside jumps
 
 
+_BUSY = 4                               # exit status: somebody else holds the lock of all namespaces
+_PAUSES = (0.05, 0.1, 0.2, 0.4, 0.8, None)      # seconds before it is tried again
+
+_FOR_GUESTS = """\
+*nat
+:mdproxy-PREROUTING - [0:0]
+-I PREROUTING 1 -j mdproxy-PREROUTING
+-A mdproxy-PREROUTING -d 169.254.169.254/32 -i %(interface)s -p tcp -m tcp --dport 80 -j REDIRECT --to-ports %(port)d
+COMMIT
+*filter
+:mdproxy-INPUT - [0:0]
+-I INPUT 1 -j mdproxy-INPUT
+-A mdproxy-INPUT -i %(interface)s -p tcp -m tcp --dport %(port)d -m conntrack --ctorigdst 169.254.169.254 --ctorigdstport 80 -j ACCEPT
+-A mdproxy-INPUT -p tcp -m tcp --dport %(port)d -j DROP
+COMMIT
+"""  # noqa: E501
+
+
 class RulesError(Exception):
     """Rules that cannot be read or applied; the message names the namespace or file and the reason."""
 
 
-def apply(netns, path):
-    """Bring the namespace's own chains to what the file says; True when they were not so before."""
-    wanted, before = _read(path), _save(netns)
-    if _own(before) == _own(_canonical(wanted, path)):
+class _Busy(RulesError):
+    """It may work in a moment."""
+
+
+def for_guests(interface='qr-+', port=9697):
+    """The rules of a router whose guests are behind these interfaces (as iptables names them), text.
+
+    Guests are led to the port, and nobody else reaches it (bugs 1187102, 1399462).
+    """
+    return _FOR_GUESTS % {'interface': interface, 'port': port}
+
+
+class Rules(object):
+    """Wanted rules, for any number of namespaces. origin: what messages call their text.
+
+    Raises RulesError for a text that is no rules, or not of our chains alone.
+    """
+
+    def __init__(self, text, origin):
+        self._wanted, self._origin = _parsed(text, origin), origin
+        self._spelled = None
+
+    def apply(self, netns):
+        """Bring the namespace's own chains to the rules; True when they were not so before."""
+        before = _save(netns)
+        if self._differ(before):
+            _restore(netns, _script(self._wanted, before))
+            return True
         return False
-    _restore(netns, _script(wanted, before))
-    return True
+
+    def differ(self, netns):
+        """True when the namespace's own chains are not as the rules say."""
+        return self._differ(_save(netns))
+
+    def _differ(self, saved):
+        own = _own(saved)
+        return not own or own != self._canonical()
+
+    def _canonical(self):
+        """The rules as this kernel and this iptables spell them: restored in a scratch namespace."""
+        if self._spelled is None:
+            out = _run(self._origin, ['unshare', '--net', 'sh', '-c', 'iptables-restore && iptables-save'],
+                       _script(self._wanted, {}))
+            self._spelled = _own(_tables(out))
+        return self._spelled
 
 
-def differs(netns, path):
-    """True when the namespace's own chains are not what the file says."""
-    return _own(_save(netns)) != _own(_canonical(_read(path), path))
+def of_file(path):
+    """The Rules of a file. Raises RulesError."""
+    try:
+        with io.open(path, encoding='utf-8') as found:
+            return Rules(found.read(), path)
+    except (IOError, OSError, UnicodeDecodeError) as error:
+        raise RulesError('%s: cannot be read: %s' % (path, getattr(error, 'strerror', error)))
 
 
 def remove(netns):
-    """Take away every chain of ours and what jumps to it; True when there was one."""
+    """Take away every chain of ours and what jumps to it; True when there was one.
+
+    A namespace that is gone has none.
+    """
+    if namespaces.inode(netns) is None:
+        return False
     before = _save(netns)
     if not _own(before):
         return False
@@ -81,21 +149,16 @@ def _own(tables):
     return own
 
 
-def _read(path):
-    try:
-        with io.open(path, encoding='utf-8') as rules:
-            text = rules.read()
-    except (IOError, OSError, UnicodeDecodeError) as error:
-        raise RulesError('%s: cannot be read: %s' % (path, getattr(error, 'strerror', error)))
+def _parsed(text, origin):
     for number, line in enumerate(text.splitlines(), 1):
         if line.startswith((':', '-')) and not _LINE.match(line) and not _JUMP.match(line):
             raise RulesError('%s:%d: "%s" is not in a chain of ours (%s*)'
-                             % (path, number, line, _OWN))
+                             % (origin, number, line, _OWN))
         if not line.startswith((':', '-', '*', '#')) and line.strip() not in ('', 'COMMIT'):
-            raise RulesError('%s:%d: expected a table, chain, rule or COMMIT' % (path, number))
+            raise RulesError('%s:%d: expected a table, chain, rule or COMMIT' % (origin, number))
     tables = _tables(text)
     if not tables:
-        raise RulesError('%s: holds no table' % path)
+        raise RulesError('%s: holds no table' % origin)
     return tables
 
 
@@ -109,31 +172,41 @@ def _tables(text):
     return tables
 
 
-def _canonical(wanted, path):
-    """The wanted rules as this kernel and this iptables spell them: restored in a scratch namespace."""
-    script = '\n'.join(_script(wanted, {})) + '\n'
-    return _tables(_run(path, ['unshare', '--net', 'sh', '-c',
-                             'iptables-restore && iptables-save'], script))
-
-
 def _save(netns):
-    return _tables(_run('namespace ' + netns, ['ip', 'netns', 'exec', netns, 'iptables-save']))
+    return _tables(_run('namespace ' + netns, ['iptables-save'], (), netns))
 
 
 def _restore(netns, script):
-    _run('namespace ' + netns, ['ip', 'netns', 'exec', netns, 'iptables-restore', '--noflush'],
-         '\n'.join(script) + '\n')
+    _run('namespace ' + netns, ['iptables-restore', '--noflush'], script, netns)
 
 
-def _run(where, argv, text=''):
+def _run(where, argv, script=(), netns=None):
+    """What a command writes; again when others are at the rules, for all namespaces have one lock."""
+    for pause in _PAUSES:
+        try:
+            return _run_once(where, argv, script, netns)
+        except _Busy as error:
+            if pause is None:
+                raise RulesError(str(error))
+            time.sleep(pause)
+
+
+def _run_once(where, argv, script, netns):
+    text = '\n'.join(list(script) + [''])
     try:
-        process = subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-                                   stderr=subprocess.PIPE)
+        # Of the namespace it is the network alone that counts. `ip netns exec` takes three times as
+        # long, because it makes a view of /sys as well.
+        with namespaces.inside(netns):
+            process = subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                                       stderr=subprocess.PIPE)
+    except namespaces.NamespaceError as error:
+        raise RulesError(str(error))
     except OSError as error:
         raise RulesError('%s cannot be run: %s' % (argv[0], error.strerror))
     out, err = process.communicate(text.encode('utf-8'))
     if process.returncode:
         reasons = [line for line in err.decode('utf-8', 'replace').splitlines()
                    if line.strip() and not line.startswith('#')]     # the kernel's other tables
-        raise RulesError('%s: %s' % (where, ': '.join(reasons[:2]) or '%s failed' % argv[0]))
+        failed = _Busy if process.returncode == _BUSY else RulesError
+        raise failed('%s: %s' % (where, ': '.join(reasons[:2]) or '%s failed' % argv[0]))
     return out.decode('utf-8', 'replace')

@@ -41,11 +41,11 @@ def iptables(netns, *words):
 
 
 def test_rules_are_applied_once_and_then_found_as_they_should_be(netns, path):
-    assert rules.differs(netns, path)
-    assert rules.apply(netns, path)
+    assert rules.of_file(path).differ(netns)
+    assert rules.of_file(path).apply(netns)
     saved = iptables_save(netns)
-    assert not rules.differs(netns, path)
-    assert not rules.apply(netns, path)
+    assert not rules.of_file(path).differ(netns)
+    assert not rules.of_file(path).apply(netns)
     assert iptables_save(netns) == saved
     assert '-A PREROUTING -j mdproxy-PREROUTING' in saved
     assert '-A mdproxy-INPUT -p tcp -m tcp --dport 9697 -j DROP' in saved
@@ -60,31 +60,31 @@ def test_rules_are_applied_once_and_then_found_as_they_should_be(netns, path):
     ('-t', 'mangle', '-N', 'mdproxy-OLD'),
 ])
 def test_what_was_changed_by_hand_is_seen_and_put_right(netns, path, harm):
-    rules.apply(netns, path)
+    rules.of_file(path).apply(netns)
     whole = [line for line in iptables_save(netns) if 'mdproxy-' in line]
     iptables(netns, *harm)
-    assert rules.differs(netns, path)
-    assert rules.apply(netns, path)
+    assert rules.of_file(path).differ(netns)
+    assert rules.of_file(path).apply(netns)
     assert [line for line in iptables_save(netns) if 'mdproxy-' in line] == whole
-    assert not rules.differs(netns, path)
+    assert not rules.of_file(path).differ(netns)
 
 
 def test_a_chain_in_use_that_a_newer_file_lacks_goes_with_its_jumps(netns, path):
-    rules.apply(netns, path)
+    rules.of_file(path).apply(netns)
     whole = [line for line in iptables_save(netns) if 'mdproxy-' in line]
     iptables(netns, '-N', 'mdproxy-OLD')
     iptables(netns, '-A', 'mdproxy-OLD', '-j', 'RETURN')
     iptables(netns, '-A', 'FORWARD', '-j', 'mdproxy-OLD')
     iptables(netns, '-A', 'mdproxy-INPUT', '-j', 'mdproxy-OLD')
-    rules.apply(netns, path)
+    rules.of_file(path).apply(netns)
     assert [line for line in iptables_save(netns) if 'mdproxy-' in line] == whole
 
 
 def test_a_file_that_changed_is_applied_in_place_of_the_old_one(netns, path):
-    rules.apply(netns, path)
+    rules.of_file(path).apply(netns)
     with working_folder() as folder:
         other = write(folder, Router('r').rules(port=9999))
-        assert rules.apply(netns, other)
+        assert rules.of_file(other).apply(netns)
         saved = '\n'.join(iptables_save(netns))
         assert '9999' in saved and '9697' not in saved
         assert saved.count('-j mdproxy-INPUT') == saved.count('-j mdproxy-PREROUTING') == 1
@@ -94,7 +94,7 @@ def test_the_jumps_come_before_what_the_l3_agent_has_there(netns, path):
     for table, chain in (('nat', 'PREROUTING'), ('filter', 'INPUT')):
         iptables(netns, '-t', table, '-N', 'quantum-l3-agent-' + chain)
         iptables(netns, '-t', table, '-A', chain, '-j', 'quantum-l3-agent-' + chain)
-    rules.apply(netns, path)
+    rules.of_file(path).apply(netns)
     for table, chain in (('nat', 'PREROUTING'), ('filter', 'INPUT')):
         jumps = iptables(netns, '-t', table, '-S', chain).splitlines()[1:]
         assert jumps == ['-A %s -j %s-%s' % (chain, owner, chain)
@@ -107,27 +107,27 @@ def test_removal_leaves_everything_else_as_it_was(netns, path):
     iptables(netns, '-t', 'nat', '-A', 'POSTROUTING', '-j', 'MASQUERADE', '-m', 'comment',
              '--comment', 'mdproxy-like')
     before = iptables_save(netns)
-    rules.apply(netns, path)
+    rules.of_file(path).apply(netns)
     assert rules.remove(netns)
     assert iptables_save(netns) == before
     assert not rules.remove(netns)
 
 
 def test_a_rule_that_iptables_refuses_changes_nothing_and_is_named(netns, path):
-    rules.apply(netns, path)
+    rules.of_file(path).apply(netns)
     before = iptables_save(netns)
     with working_folder() as folder:
         bad = write(folder, Router('r').rules(port=9999).replace('REDIRECT', 'NO-SUCH-TARGET'))
         with pytest.raises(rules.RulesError) as caught:
-            rules.apply(netns, bad)
+            rules.of_file(bad).apply(netns)
         assert bad in str(caught.value) and '\n' not in str(caught.value)
     assert iptables_save(netns) == before
 
 
 def test_a_namespace_that_does_not_exist_is_named(path):
     with pytest.raises(rules.RulesError) as caught:
-        rules.apply('mdproxy-test-nowhere', path)
-    assert 'namespace mdproxy-test-nowhere: Cannot open network namespace' in str(caught.value)
+        rules.of_file(path).apply('mdproxy-test-nowhere')
+    assert 'namespace mdproxy-test-nowhere does not exist' in str(caught.value)
     assert not os.path.exists('/var/run/netns/mdproxy-test-nowhere')
 
 
@@ -138,8 +138,8 @@ def ours_here():
 
 def test_the_hosts_own_rules_are_never_touched(netns, path):
     before = ours_here()
-    rules.apply(netns, path)
-    assert not rules.differs(netns, path)
+    rules.of_file(path).apply(netns)
+    assert not rules.of_file(path).differ(netns)
     assert ours_here() == before
     rules.remove(netns)
     assert ours_here() == before

@@ -51,7 +51,7 @@ def written(tmpdir):
 
 
 def test_a_file_is_read_as_tables_of_chains_and_rules(written):
-    tables = rules._read(written(FILE))
+    tables = rules.of_file(written(FILE))._wanted
     assert sorted(tables) == ['filter', 'nat']
     assert tables['filter'] == [':mdproxy-INPUT - [0:0]', '-A INPUT -j mdproxy-INPUT',
                                 '-A mdproxy-INPUT -p tcp -m tcp --dport 9697 -j DROP']
@@ -64,14 +64,14 @@ def test_a_file_is_read_as_tables_of_chains_and_rules(written):
     '-A INPUT -j mdproxy-INPUT -m comment --comment x'])
 def test_a_file_that_touches_what_is_not_ours_is_refused(written, line):
     with pytest.raises(rules.RulesError) as caught:
-        rules._read(written(u'*filter\n%s\nCOMMIT\n' % line))
+        rules.of_file(written(u'*filter\n%s\nCOMMIT\n' % line))
     assert 'router.rules:2: "%s" is not in a chain of ours (mdproxy-*)' % line in str(caught.value)
 
 
 @pytest.mark.parametrize('line', [' -A mdproxy-INPUT -j DROP', '[1:60] -A mdproxy-INPUT -j DROP', 'DROP'])
 def test_no_line_is_passed_over_in_silence(written, line):
     with pytest.raises(rules.RulesError) as caught:
-        rules._read(written(u'*filter\n:mdproxy-INPUT - [0:0]\n%s\nCOMMIT\n' % line))
+        rules.of_file(written(u'*filter\n:mdproxy-INPUT - [0:0]\n%s\nCOMMIT\n' % line))
     assert 'router.rules:3: expected a table, chain, rule or COMMIT' in str(caught.value)
 
 
@@ -79,7 +79,7 @@ def test_no_line_is_passed_over_in_silence(written, line):
                                           (b'\xff\n', 'cannot be read')])
 def test_a_file_without_rules_is_refused(written, text, reason):
     with pytest.raises(rules.RulesError) as caught:
-        rules._read(written(text))
+        rules.of_file(written(text))
     assert reason in str(caught.value) and 'router.rules' in str(caught.value)
 
 
@@ -98,7 +98,7 @@ def test_the_order_of_chains_and_the_counters_do_not_matter():
 
 
 def test_a_jump_is_moved_and_a_chain_that_is_no_longer_wanted_goes(written):
-    assert rules._script(rules._read(written(FILE)), rules._tables(SAVED)) == [
+    assert rules._script(rules.of_file(written(FILE))._wanted, rules._tables(SAVED)) == [
         '*filter',
         ':mdproxy-INPUT - [0:0]',
         '-D INPUT -j mdproxy-INPUT',
@@ -121,8 +121,20 @@ def test_removal_takes_jumps_before_chains_and_leaves_others_tables_alone():
         '-X mdproxy-INPUT', '-X mdproxy-OLD', 'COMMIT']
 
 
-def test_a_command_that_is_missing_is_named(written, monkeypatch):
+def test_a_command_that_is_missing_is_named(written, tmpdir, monkeypatch):
     monkeypatch.setenv('PATH', '/nonexistent')
+    monkeypatch.setattr(rules.namespaces, '_enter', lambda descriptor, what: None)
+    monkeypatch.setattr(rules.namespaces, 'FOLDER', str(tmpdir))
+    tmpdir.join('qrouter-1').write('')
     with pytest.raises(rules.RulesError) as caught:
-        rules.apply('qrouter-1', written(FILE))
-    assert str(caught.value) == 'ip cannot be run: No such file or directory'
+        rules.of_file(written(FILE)).apply('qrouter-1')
+    assert str(caught.value) == 'iptables-save cannot be run: No such file or directory'
+
+
+def test_the_rules_of_discovered_routers_are_those_that_the_role_writes():
+    path = os.path.join(os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))),
+                        'roles', 'router_proxy', 'templates', 'proxy.rules.j2')
+    with open(path) as template:
+        lines = template.read().splitlines()[1:]
+    text = '\n'.join(lines + ['']).replace('{{ router_proxy_interface }}', 'qr-+')
+    assert text.replace('{{ router_proxy_port }}', '9697') == rules.for_guests()
