@@ -160,10 +160,10 @@ class Agent(service.Service):
         options = self.options
         remote = []
         if options.agent_listen:
-            remote = [namespaces.open_listener(*options.agent_listen)]
+            remote = [(namespaces.open_listener(*options.agent_listen), None)]
         local = unixsocket.listen(options.metadata_proxy_socket, options.metadata_proxy_socket_mode)
         self._own = options.metadata_proxy_socket, os.stat(options.metadata_proxy_socket)
-        self.listen([local], self.handle, self._refused)
+        self.listen([(local, None)], self.handle, self._refused)
         if remote:
             self.listen(remote, self.handle_signed, self._refused)
 
@@ -174,16 +174,16 @@ class Agent(service.Service):
         super(Agent, self).configure(options)
 
     def describe(self):
-        return self._core.describe()
+        return dict(super(Agent, self).describe(), **self._core.describe())
 
-    def drain(self, drained):
+    def drain(self, drained, patient=False):
         """Stop accepting, answer what is under way, then call drained()."""
         if self._own:
             try:
                 unixsocket.remove(*self._own)
             except OSError as error:
                 _log.warning('%s is left over: %s', self._own[0], error.strerror)
-        super(Agent, self).drain(drained)
+        super(Agent, self).drain(drained, patient)
 
     def close(self):
         self._core.close()
@@ -196,7 +196,7 @@ class Agent(service.Service):
             if signed_by:
                 signed_by.check(identity, guest_ip, request)
         except trust.TrustError as error:
-            self._refused(exchange.peer, error.status, 'bad identity headers', str(error))
+            self._refused(None, exchange.peer, error.status, 'bad identity headers', str(error))
             exchange.respond(error.status, 'bad identity headers')
         else:
             self._core.handle(identity, guest_ip, exchange)
@@ -209,7 +209,7 @@ class Agent(service.Service):
         if options.agent_listen or self.options.agent_listen:   # a listener stays until a restart
             return link.Link(options.link_secret, options.link_window)
 
-    def _refused(self, peer, status, text, detail=''):
+    def _refused(self, _origin, peer, status, text, detail=''):
         self.requests.failed('proxy ' + (peer or 'on the unix socket'), status, text, detail)
 
 

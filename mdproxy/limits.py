@@ -16,7 +16,7 @@ class RateLimit(object):
         self._full_at = {}
 
     def allows(self, address, now):
-        """Whether a request of this address may pass; then it counts. now: seconds."""
+        """Whether a request of this address (any hashable) may pass; then it counts. now: seconds."""
         full_at = max(self._full_at.get(address, now), now)
         # Sums of intervals are not exact; a millionth of one is no request.
         if full_at - now > self._tolerance + self._interval * 1e-6:

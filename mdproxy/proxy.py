@@ -1,4 +1,4 @@
-"""The proxy: what guests of one router (or network) ask goes to an agent, with who they are.
+"""The proxy: what guests of routers (or networks) ask goes to an agent, with who they are.
 
 Rules kept:
 
@@ -26,24 +26,23 @@ _log = logging.getLogger('mdproxy.proxy')
 
 
 class Proxy(service.Service):
-    """Serves one trust.Identity: `serve` sockets, later `drain`.
+    """Serves routers: `serve` their sockets, later `drain`. labels and several: as of service.Service.
 
     Raises ValueError when the name of an agent, or with builtin_agent of nova, cannot be resolved.
     """
 
-    def __init__(self, loop, identity, options):
-        super(Proxy, self).__init__(loop, 'proxy', {identity.kind: identity.id}, options)
-        self._identity = identity
+    def __init__(self, loop, labels, options, several=False):
+        super(Proxy, self).__init__(loop, 'proxy', labels, options, several)
         self._builtin = None
         if options.builtin_agent:
             from . import agent
             self._builtin = agent.AgentCore(self, options)
         else:
-            self._agents = Agents(loop, identity, self.requests, options)
+            self._agents = Agents(loop, self.requests, options)
             self.watch(lambda: self._agents.upstream)
 
     def serve(self, listeners):
-        """Accept guests on listening sockets."""
+        """Accept guests on (listening socket, trust.Identity of those who are behind it) each."""
         handler = self._ask_builtin if self._builtin else self._ask_agents
         self.listen(listeners, handler, self._refused, limited=True)
 
@@ -53,16 +52,17 @@ class Proxy(service.Service):
         if self._builtin:
             self._builtin.configure(options)
         else:
-            agents = Agents(self.loop, self._identity, self.requests, options)
+            agents = Agents(self.loop, self.requests, options)
             self._agents.upstream.close()
             self._agents = agents
         super(Proxy, self).configure(options)
 
     def describe(self):
-        own = {self._identity.kind: self._identity.id}
         if self._builtin:
-            return dict(self._builtin.describe(), **own)
-        return dict(own, endpoints=self._agents.upstream.health())
+            own = self._builtin.describe()
+        else:
+            own = {'endpoints': self._agents.upstream.health()}
+        return dict(super(Proxy, self).describe(), **own)
 
     def close(self):
         if self._builtin:
@@ -72,17 +72,17 @@ class Proxy(service.Service):
         self._agents.ask(exchange)
 
     def _ask_builtin(self, exchange):
-        self._builtin.handle(self._identity, exchange.peer, exchange)
+        self._builtin.handle(exchange.origin, exchange.peer, exchange)
 
-    def _refused(self, peer, status, text):
-        self.requests.failed(self._identity.guest(peer), status, text)
+    def _refused(self, identity, peer, status, text):
+        self.requests.failed(identity.guest(peer), status, text)
 
 
 class Agents(object):
     """The agents that a proxy asks, under one set of options."""
 
-    def __init__(self, loop, identity, requests, options):
-        self._identity, self._requests = identity, requests
+    def __init__(self, loop, requests, options):
+        self._requests = requests
         self._family = options.header_family
         self._link = None
         if options.link_secret:
@@ -95,15 +95,16 @@ class Agents(object):
 
     def ask(self, exchange):
         """Send a guest's request to an agent and its answer back."""
-        request, peer = exchange.request, exchange.peer
-        signed = self._link.headers(self._identity, peer, request) if self._link else ()
-        self.upstream.forward(exchange, self._heads.format(peer, request, signed), self._failed)
+        request, who = exchange.request, (exchange.origin, exchange.peer)
+        signed = self._link.headers(exchange.origin, exchange.peer, request) if self._link else ()
+        self.upstream.forward(exchange, self._heads.format(who, request, signed), self._failed)
 
-    def _headers(self, peer, request):
-        return trust.agent_headers(self._identity, peer, self._family, request, METADATA_HOST)
+    def _headers(self, who, request):
+        identity, peer = who
+        return trust.agent_headers(identity, peer, self._family, request, METADATA_HOST)
 
     def _failed(self, exchange, failure):
-        who = self._identity.guest(exchange.peer)
+        who = exchange.origin.guest(exchange.peer)
         if failure.started:
             self._requests.failed(who, 0, 'the answer was cut off', failure.detail)
         else:
@@ -113,13 +114,13 @@ class Agents(object):
 
 
 def run(identity, listeners, sources, status_listener=None, serving=None):
-    """Serve until SIGTERM or SIGINT; returns the exit status.
+    """Serve one router until SIGTERM or SIGINT; returns the exit status.
 
     identity: a trust.Identity. listeners: sockets that listen. sources: config.Sources. serving(options)
     is called when nothing can fail any more. Raises ConfigError, and ValueError as Proxy.
     """
-    proxy = Proxy(eventloop.Loop(), identity, sources.load('proxy'))
-    proxy.serve(listeners)
+    proxy = Proxy(eventloop.Loop(), {identity.kind: identity.id}, sources.load('proxy'))
+    proxy.serve([(listener, identity) for listener in listeners])
     if serving:
         serving(proxy.options)
     _log.info('serving %s %s', identity.kind, identity.id)

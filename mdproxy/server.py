@@ -18,6 +18,7 @@ handler(exchange) is called for every complete request, and has to see to it tha
 with `respond`, or by relaying an answer from elsewhere with `relay` as it comes. In the latter case
 `exchange.source` is whoever sends it, with pause(), resume() and cancel().
 """
+import functools
 import heapq
 import logging
 import socket
@@ -53,10 +54,10 @@ _clock = getattr(time, 'perf_counter', time.time)
 _log = logging.getLogger('mdproxy.server')
 
 
-def descriptors_for(connections):
+def descriptors_for(connections, others=_OTHER_FILES):
     """How many open files so many connections need: every second one is idle and has no other to the
     next hop."""
-    return connections * 3 // 2 + _OTHER_FILES
+    return connections * 3 // 2 + others
 
 
 class RequestLog(object):
@@ -89,17 +90,18 @@ class RequestLog(object):
 class Exchange(object):
     """A request and the way to answer it.
 
-    request: http1.Request. peer: the guest's address, native str, '' on a unix socket.
+    request: http1.Request. peer: the guest's address, native str, '' on a unix socket. origin: what
+    the listener that it came by stands for, None or a trust.Identity.
     context: the handler's own. source: who is relayed, told to pause, resume and cancel.
     gone: nobody waits for the answer any more. started: the guest has seen the beginning of it.
     status: of the answer, 0 before it begins. began: when the request was complete, by _clock.
     """
 
-    __slots__ = ('request', 'peer', 'context', 'source', 'status', 'began', '_connection',
+    __slots__ = ('request', 'peer', 'origin', 'context', 'source', 'status', 'began', '_connection',
                  '_writer')
 
     def __init__(self, connection, request):
-        self.request, self.peer = request, connection.peer
+        self.request, self.peer, self.origin = request, connection.peer, connection.origin
         self.context = self.source = None
         self.status, self.began = 0, _clock()
         self._connection, self._writer = connection, None
@@ -162,13 +164,14 @@ class Exchange(object):
 
 
 class GuestConnection(eventloop.Stream):
-    """A connection of a guest. last: no request will be taken after the present one."""
+    """A connection of a guest. peer and origin: as of Exchange. last: no request will be taken after
+    the present one."""
 
-    __slots__ = ('peer', 'last', '_server', '_reader', '_exchange', '_pumping', '_stage', '_ahead',
+    __slots__ = ('peer', 'origin', 'last', '_server', '_reader', '_exchange', '_pumping', '_stage', '_ahead',
                  '_closing', '_served', '_ended')
 
-    def __init__(self, server, sock, peer):
-        self.peer = peer
+    def __init__(self, server, sock, peer, origin):
+        self.peer, self.origin = peer, origin
         self.last = server.draining
         self._server = server
         self._reader = RequestReader(server.max_head, max_body=server.options.max_body)
@@ -204,7 +207,7 @@ class GuestConnection(eventloop.Stream):
             return
         exchange, self._exchange = self._exchange, None
         exchange._connection = exchange.source = None
-        self._server.observe(exchange.status, _clock() - exchange.began)
+        self._server.observe(self.origin, exchange.status, _clock() - exchange.began)
         if close:
             self._finish()
         elif not self._pumping and not self.buffered:
@@ -215,14 +218,14 @@ class GuestConnection(eventloop.Stream):
                 self._pump()
 
     def idle_since(self):
-        """Since when there is nothing to do, by the loop's clock; NEVER when there is."""
-        if self._exchange or self.buffered or self._closing or not self._reader.idle:
+        """Since when there is nothing to do, by the loop's clock; NEVER when there is, or it is closed."""
+        if self.sock is None or self._exchange or self.buffered or self._closing or not self._reader.idle:
             return eventloop.NEVER
         return self.deadline - self._server.options.idle_timeout
 
     def refuse(self, status, reason, headers=()):
         """Answer what could not be read as a request, and close."""
-        self._server.observe(status, None)
+        self._server.observe(self.origin, status, None)
         self.write(format_response(status, reason, None, True, headers))
         if self.sock is not None:
             self._closing = True
@@ -238,13 +241,11 @@ class GuestConnection(eventloop.Stream):
             pass                        # it is gone already
         self.close()
 
-    def drain(self):
-        """Take no further request; close if there is none under way."""
+    def drain(self, patient=False):
+        """Take one more request at most; without one under way close, or when patient wait for it."""
         self.last = True
         self.poll()
-        if self.sock is None or self._exchange is not None or self.buffered or self._closing:
-            return
-        if not self._reader.idle:
+        if patient or self.idle_since() == eventloop.NEVER:
             return
         if self._served:
             self.close()
@@ -265,7 +266,7 @@ class GuestConnection(eventloop.Stream):
 
     def timed_out(self):
         if self.buffered:
-            self._server.refused(self.peer, 0, 'the answer was not read in time')
+            self._server.refused(self.origin, self.peer, 0, 'the answer was not read in time')
             self.reset()
         elif self._closing or self._stage == 'idle':
             self.close()
@@ -275,7 +276,7 @@ class GuestConnection(eventloop.Stream):
     def connection_lost(self):
         exchange, self._exchange = self._exchange, None
         if exchange is not None:
-            self._server.observe(0, _clock() - exchange.began)
+            self._server.observe(self.origin, 0, _clock() - exchange.began)
             exchange._abandoned()
         self._server.closed(self)
 
@@ -303,8 +304,9 @@ class GuestConnection(eventloop.Stream):
         server = self._server
         exchange = self._exchange = Exchange(self, request)
         try:
-            if server.rate_limit and not server.rate_limit.allows(self.peer, self.loop.now):
-                server.refused(self.peer, 429, 'more requests than rate_limit allows')
+            if server.rate_limit and not server.rate_limit.allows((self.origin, self.peer),
+                                                                  self.loop.now):
+                server.refused(self.origin, self.peer, 429, 'more requests than rate_limit allows')
                 exchange.respond(429, 'too many requests', _SOON)
             else:
                 server.handler(exchange)
@@ -336,7 +338,7 @@ class GuestConnection(eventloop.Stream):
             self.resume_reading()
 
     def _refused(self, status, reason):
-        self._server.refused(self.peer, status, reason)
+        self._server.refused(self.origin, self.peer, status, reason)
         self.refuse(status, reason, _ALLOW if status == 405 else ())
 
     def _finish(self):
@@ -360,10 +362,11 @@ class GuestConnection(eventloop.Stream):
 class Server(object):
     """Listens, and keeps what all its connections share.
 
-    refused(peer, status, text) is told of what the server answered itself, to log it (status 0: it
-    could not answer). observe(status, seconds) is told of every answer: status 0 when it was not
-    complete, seconds None when what was refused was not a request. limited: those who ask are guests,
-    and what options say of one address holds for each; else they are proxies of ours.
+    listeners: (listening socket, origin) each. refused(origin, peer, status, text) is told of what the
+    server answered itself, to log it (status 0: it could not answer). observe(origin, status, seconds)
+    is told of every answer: status 0 when it was not complete, seconds None when what was refused was
+    not a request. limited: those who ask are guests, and what options say of one address holds for
+    each, and for each router's anew; else they are proxies of ours.
     """
 
     def __init__(self, loop, listeners, handler, refused, options, observe=None, limited=False):
@@ -375,25 +378,30 @@ class Server(object):
         self.connections = set()
         self.draining = False
         self._drained = None
-        self._of_peer = {}          # connections of each address
+        self._of_peer = {}          # (origin, address) -> how many connections
+        self._other_files = _OTHER_FILES + len(listeners)
         self.configure(options)
-        self._listeners = [eventloop.Listener(loop, sock, self._accepted) for sock in listeners]
+        self._listeners = [
+            eventloop.Listener(loop, sock, functools.partial(self._accepted, origin))
+            for sock, origin in listeners]
 
     def configure(self, options):
         """Use other options, from the next wait, connection or request on."""
         self.options = options
         self._limit = options.max_connections
-        eventloop.raise_file_limit(2 * self._limit + _OTHER_FILES)      # each with a next hop
-        if eventloop.file_limit() < descriptors_for(self._limit):
-            self._limit = max((eventloop.file_limit() - _OTHER_FILES) * 2 // 3, 1)
+        eventloop.raise_file_limit(2 * self._limit + self._other_files)     # each with a next hop
+        if eventloop.file_limit() < descriptors_for(self._limit, self._other_files):
+            self._limit = max((eventloop.file_limit() - self._other_files) * 2 // 3, 1)
         self.rate_limit = None
         if self._limited and options.rate_limit:
             self.rate_limit = limits.RateLimit(options.rate_limit, options.rate_burst)
 
-    def drain(self, drained):
+    def drain(self, drained, patient=False):
         """Accept no more, answer what is under way, close the rest; then call drained().
 
         What waits in the backlog counts as under way. After options.drain_timeout all is closed.
+        patient: an idle connection is closed with its next answer, so that no request crosses its end on
+        the way; only when the time is over without.
         """
         if self.draining:
             return
@@ -402,7 +410,7 @@ class Server(object):
         for listener in self._listeners:
             listener.close()
         for connection in list(self.connections):
-            connection.drain()
+            connection.drain(patient)
         self._check_drained()
         if self._drained is not None:
             self.loop.call_later(self.options.drain_timeout, self._cut_off)
@@ -410,30 +418,31 @@ class Server(object):
     def closed(self, connection):
         """A connection is closed."""
         self.connections.discard(connection)
-        left = self._of_peer.pop(connection.peer, 1) - 1
+        guest = connection.origin, connection.peer
+        left = self._of_peer.pop(guest, 1) - 1
         if left:
-            self._of_peer[connection.peer] = left
+            self._of_peer[guest] = left
         self._check_drained()
 
-    def _accepted(self, sock, address):
+    def _accepted(self, origin, sock, address):
         peer, limit = _host(address), self._limit
         peer_limit = self._limited and self.options.max_connections_per_guest or limit
         if len(self.connections) >= limit:
             self._make_room()
-        of_peer = self._of_peer.get(peer, 0)
+        of_peer = self._of_peer.get((origin, peer), 0)
         if len(self.connections) >= limit + _OVERFLOW or of_peer >= peer_limit + _OVERFLOW:
             sock.close()
             return
-        connection = GuestConnection(self, sock, peer)
+        connection = GuestConnection(self, sock, peer, origin)
         self.connections.add(connection)
-        self._of_peer[peer] = of_peer + 1
+        self._of_peer[origin, peer] = of_peer + 1
         if len(self.connections) > limit:
             reason = 'there are %d connections already' % limit
         elif of_peer >= peer_limit:
             reason = 'it has %d connections already' % peer_limit
         else:
             return
-        self.refused(connection.peer, 503, reason)
+        self.refused(origin, peer, 503, reason)
         connection.refuse(503, 'too many connections', RETRY_AFTER)
 
     def _make_room(self):
@@ -454,10 +463,13 @@ class Server(object):
 
     def _cut_off(self):
         for connection in list(self.connections):
-            connection.reset()
+            if connection.idle_since() == eventloop.NEVER:
+                connection.reset()
+            else:
+                connection.close()
 
 
-def _unobserved(_status, _seconds):
+def _unobserved(_origin, _status, _seconds):
     """Nobody counts."""
 
 

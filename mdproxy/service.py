@@ -11,7 +11,8 @@ _log = logging.getLogger('mdproxy.service')
 
 
 class Service(object):
-    """A process that serves. role: 'proxy' or 'agent'. labels: of its metrics, besides the role.
+    """A process that serves. role: as of config.Sources.load, and of its metrics. labels: more of them.
+    several: it serves several routers, and counts their requests apart.
 
     Subclasses say in `fixed` which options only a restart changes, and extend `configure`, `describe`
     and `close`.
@@ -19,15 +20,17 @@ class Service(object):
 
     fixed = ('user', 'status_folder', 'status_listen')
 
-    def __init__(self, loop, role, labels, options):
+    def __init__(self, loop, role, labels, options, several=False):
         self.loop, self.options, self.role = loop, options, role
         self.requests = server.RequestLog(loop, logging.getLogger('mdproxy.' + role))
         self.registry = metrics.Registry(dict(labels, role=role))
         self._servers = []
         self._status = None
-        self._answers = self.registry.counter(
-            'mdproxy_requests_total', 'Requests by the status of the answer; 0 without one.',
-            'status')
+        self._answers = {}          # (origin, status of the answer) -> how many
+        self.registry.read(
+            'counter', 'mdproxy_requests_total', 'Requests by the status of the answer; 0 without one.',
+            self._by_origin if several else self._by_status,
+            ('router', 'network', 'status') if several else 'status')
         self._seconds = self.registry.histogram(
             'mdproxy_request_seconds', 'From a complete request to its complete answer.',
             _BOUNDS)
@@ -35,15 +38,19 @@ class Service(object):
                            lambda: sum(len(one.connections) for one in self._servers))
 
     def listen(self, listeners, handler, refused, limited=False):
-        """Have handler(exchange) called for requests that come to listening sockets.
+        """Have handler(exchange) called for requests that come to listeners.
 
-        refused: as of server.Server. limited: those who ask are guests, and have limits each.
+        listeners and refused: as of server.Server. limited: those who ask are guests, and have limits
+        each.
         """
         self._servers.append(server.Server(self.loop, listeners, handler, refused, self.options,
                                            self._observe, limited))
 
-    def tell(self, listeners):
-        """Answer for metrics and status on listening sockets, and on status_listen."""
+    def tell(self, listeners, removing=True):
+        """Answer for metrics and status on listening sockets, and on status_listen.
+
+        removing: the files of unix sockets go when this process drains.
+        """
         if self.options.status_listen:
             try:
                 listeners = listeners + [namespaces.open_listener(*self.options.status_listen)]
@@ -51,11 +58,11 @@ class Service(object):
                 _log.error('status_listen: nothing is told there: %s', error)
         if listeners:
             self._status = status.Status(self.loop, self.registry, self.describe, self.options)
-            self._status.serve(listeners)
+            self._status.serve(listeners, removing)
 
     def describe(self):
         """What the status tells, besides what the metrics do, a dict."""
-        return {}
+        return {'requests': self._by_status()}
 
     def configure(self, options):
         """Use other options. Raises ValueError and changes nothing when they cannot work."""
@@ -75,8 +82,8 @@ class Service(object):
             _log.warning('max_connections is %d, for which %d files have to be open, and %d may be: '
                          'raise the limit', self.options.max_connections, wanted, allowed)
 
-    def drain(self, drained):
-        """Stop accepting, answer what is under way, then call drained()."""
+    def drain(self, drained, patient=False):
+        """Stop accepting, answer what is under way, then call drained(). patient: as of server.Server."""
         drains = self._servers + ([self._status] if self._status else [])
         left = list(drains)
 
@@ -85,7 +92,7 @@ class Service(object):
             if not left:
                 drained()
         for one in drains:
-            one.drain(one_drained)
+            one.drain(one_drained, patient)
 
     def close(self):
         """Let go of what is neither a socket nor of the loop."""
@@ -100,8 +107,19 @@ class Service(object):
                            'Requests to an endpoint that it did not answer.',
                            of_each(lambda one: one['failures']), 'endpoint')
 
-    def _observe(self, status, seconds):
-        self._answers.add(status)
+    def _by_status(self):
+        counts = {}
+        for (_, answer), count in self._answers.items():
+            counts[str(answer)] = counts.get(str(answer), 0) + count
+        return counts
+
+    def _by_origin(self):
+        return dict(((origin.id if origin.kind == 'router' else '',
+                      origin.id if origin.kind == 'network' else '', answer), count)
+                    for (origin, answer), count in self._answers.items())
+
+    def _observe(self, origin, answer, seconds):
+        self._answers[origin, answer] = self._answers.get((origin, answer), 0) + 1
         if seconds is not None:
             self._seconds.observe(max(seconds, 0.0))    # 2.7's clock can be set back
 

@@ -51,13 +51,14 @@ class Status(object):
         registry.read('gauge', 'mdproxy_info', 'What runs; the value is always 1.',
                       lambda: {(__version__, _python()): 1}, ('version', 'python'))
 
-    def serve(self, listeners):
-        """Answer on listening sockets, unix or TCP."""
-        self._files += _files(listeners)
-        self._server = server.Server(self._loop, listeners, self._handle, self._refused,
-                                     self._limits)
+    def serve(self, listeners, removing=True):
+        """Answer on listening sockets, unix or TCP. removing: `drain` removes the files of the former."""
+        if removing:
+            self._files += _files(listeners)
+        self._server = server.Server(self._loop, [(sock, None) for sock in listeners], self._handle,
+                                     self._refused, self._limits)
 
-    def drain(self, drained):
+    def drain(self, drained, _patient=False):
         """Remove the unix sockets, answer what is under way, then call drained()."""
         for path, own in self._files:
             try:
@@ -103,7 +104,7 @@ class Status(object):
         found.update(self._describe())
         return found
 
-    def _refused(self, peer, status, text):
+    def _refused(self, _origin, peer, status, text):
         self._requests.failed('status, asked by %s' % (peer or 'a process of this host'), status,
                               text)
 

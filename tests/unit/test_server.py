@@ -49,11 +49,12 @@ class Site(object):
 
     def __init__(self, running, **options):
         self.running, self.exchanges, self.refusals = running, [], []
-        sock = listening()
-        self.port = sock.getsockname()[1]
+        red, blue = listening(), listening()
+        self.port, self.blue_port = red.getsockname()[1], blue.getsockname()[1]
         self.observed = []
-        self.server = running.call(server.Server, running.loop, [sock], self.handle,
-                                   lambda *refusal: self.refusals.append(refusal),
+        self.server = running.call(server.Server, running.loop, [(red, 'red'), (blue, 'blue')],
+                                   self.handle,
+                                   lambda origin, *refusal: self.refusals.append(refusal),
                                    Options(**options),
                                    lambda *answer: self.observed.append(answer), True)
 
@@ -401,9 +402,25 @@ def test_every_answer_is_observed_once_with_its_status(running):
     wait_until(lambda: len(site.observed) == 4)
     get(site.port)
     wait_until(lambda: len(site.observed) == 5)
-    assert [status for status, _ in site.observed] == [200, 200, 400, 0, 429]
-    assert site.observed[2][1] is None
-    assert 0.09 < site.observed[1][1] < 5 and site.observed[0][1] < site.observed[1][1]
+    assert [status for _, status, _ in site.observed] == [200, 200, 400, 0, 429]
+    assert set(origin for origin, _, _ in site.observed) == set(['red'])
+    assert site.observed[2][2] is None
+    assert 0.09 < site.observed[1][2] < 5 and site.observed[0][2] < site.observed[1][2]
+
+
+def test_guests_of_two_routers_with_the_same_address_are_two(running):
+    site = Site(running, rate_limit=1, rate_burst=1, max_connections_per_guest=1)
+    with contextlib.closing(connected(site.port)) as red:
+        red.sendall(GET % b'red')
+        receive(red, b'/red 0')
+        with contextlib.closing(connected(site.blue_port)) as blue:
+            blue.sendall(GET % b'blue')
+            receive(blue, b'/blue 0')
+            assert [exchange.origin for exchange in site.exchanges] == ['red', 'blue']
+            blue.sendall(GET % b'again')
+            assert receive(blue, b'\r\n\r\n').startswith(b'HTTP/1.1 429 ')
+    wait_until(lambda: len(site.observed) == 3)
+    assert [answer[:2] for answer in site.observed] == [('red', 200), ('blue', 200), ('blue', 429)]
 
 
 def test_draining_answers_what_is_under_way_and_closes_the_rest(running, site):
@@ -425,6 +442,32 @@ def test_draining_answers_what_is_under_way_and_closes_the_rest(running, site):
     wait_until(lambda: drained == [True])
     for sock in (idle, busy, half):
         sock.close()
+
+
+def test_patient_draining_closes_with_the_next_answer(running, site):
+    drained, idle, fresh = [], connected(site.port), connected(site.port)
+    idle.sendall(GET % b'x')
+    receive(idle, b'/x 0')
+    wait_until(lambda: len(site.server.connections) == 2)
+    running.call(site.server.drain, lambda: drained.append(True), True)
+    for sock in (idle, fresh):
+        assert not drained
+        sock.sendall(GET % b'last')
+        head, _, body = receive(sock).partition(b'\r\n\r\n')
+        assert b'\r\nConnection: close' in head and body == b'GET /last 0'
+        sock.close()
+    wait_until(lambda: drained == [True])
+
+
+def test_patience_ends_with_the_time_for_draining(running):
+    site, drained = Site(running, drain_timeout=0.2), []
+    idle = connected(site.port)
+    idle.sendall(GET % b'x')
+    receive(idle, b'/x 0')
+    running.call(site.server.drain, lambda: drained.append(True), True)
+    assert receive(idle) == b''         # an end, not a reset
+    wait_until(lambda: drained == [True])
+    idle.close()
 
 
 def test_draining_serves_connections_that_were_not_accepted_yet(running, site):

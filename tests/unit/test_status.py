@@ -209,7 +209,7 @@ def test_a_socket_that_cannot_be_removed_does_not_stop_the_end(running, site, mo
 def test_a_guests_requests_are_served_while_others_ask(running, site):
     """The same loop: a guest waits for no more than the formatting of an answer."""
     listener = listening()
-    running.call(server.Server, running.loop, [listener],
+    running.call(server.Server, running.loop, [(listener, None)],
                  lambda exchange: exchange.respond(200, 'ok'), lambda *_: None, Options())
     askers = [connected(site.path) for _ in range(20)]
     for sock in askers:
