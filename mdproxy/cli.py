@@ -55,11 +55,15 @@ def _parser():
 
 
 def _add_proxy(command):
-    _add_identity(command)
+    identity = _add_identity(command)
+    identity.add_argument('--discover', action='store_true',
+                          help='serve all qrouter- namespaces of this host, as they come and go')
     _add_sources(command)
     command.add_argument('--netns', metavar='NAME', help='namespace to listen in; needs root')
     command.add_argument('--listen', metavar='ADDR:PORT', type=_address,
                          default=_address(DEFAULT_LISTEN), help='default ' + DEFAULT_LISTEN)
+    command.add_argument('--rules', metavar='FILE',
+                         help='iptables rules of the namespace, in iptables-restore form')
     command.add_argument('--pid-file', metavar='FILE', help='gets the pid of the one that serves')
     command.add_argument('--daemon', action='store_true', help='return when the guests are served')
     command.add_argument('--log-file', metavar='FILE', help='instead of standard error')
@@ -102,6 +106,7 @@ def _add_identity(command):
     identity = command.add_mutually_exclusive_group(required=True)
     identity.add_argument('--router-id', type=_uuid, metavar='ID')
     identity.add_argument('--network-id', type=_uuid, metavar='ID')
+    return identity
 
 
 def _add_sources(command):
@@ -141,9 +146,19 @@ def _sources(arguments):
 
 
 def _proxy(arguments):
+    if arguments.discover:
+        return _master(arguments)
     return opener.Proxy(_identity(arguments), arguments.listen, _sources(arguments),
                         arguments.netns, arguments.pid_file, arguments.daemon,
                         logs.Destination(arguments.log_file, None)).open()
+
+
+def _master(arguments):
+    for name in ('netns', 'pid_file', 'daemon'):
+        if getattr(arguments, name):
+            raise config.ConfigError('--%s: does not go with --discover' % name.replace('_', '-'))
+    return opener.master(_sources(arguments), arguments.listen, arguments.rules,
+                         logs.Destination(arguments.log_file, None))
 
 
 def _agent(arguments):

@@ -168,6 +168,18 @@ class Loop(object):
         descriptor, self._wake_write = self._wake_write, -1
         os.close(descriptor)
 
+    def abandon(self):
+        """In a child made by fork: let go of all that is registered, of the signals and of the loop.
+
+        Nothing is unregistered: parent and child have one epoll between them.
+        """
+        for signum in self._signals:
+            signal.signal(signum, signal.SIG_DFL)
+        signal.set_wakeup_fd(-1)
+        self._epoll.close()
+        for descriptor in list(self._handlers) + [self._wake_write]:
+            os.close(descriptor)
+
     def call_later(self, delay, callback, *args):
         """Call after `delay` seconds; returns a Timer."""
         timer = Timer(callback, args)

@@ -5,7 +5,8 @@ does what needs root, in this order: listening socket, log file, status socket, 
 Then it gives up root and becomes the server (`serve`), which inherits those descriptors and no
 other. Whatever can be refused is refused before anything is changed that others could see.
 
-The agent is one process for the whole node; it serves in the process that was started.
+The agent is one process for the whole node, and so is the master of proxies for all routers; they
+are the process that was started.
 """
 import fcntl
 import logging
@@ -153,13 +154,28 @@ def agent(sources, log=logs.STDERR, group=None):
     """Serve as the agent; returns the exit status or raises what `attempt` knows."""
     options = sources.load('agent')
     privileges.make_folder(os.path.dirname(options.metadata_proxy_socket), options.user, group)
-    if log.file:
-        with privileges.acting_as(options.user, group):
-            descriptor = logs.open_file(log.file)
+    _log_to(log, options, group)
     privileges.become(options.user, group)
-    if log.file:
-        logs.take_over(descriptor, (1, 2))
-    logs.configure(options.log_level, log)
     daemon.await_signals()
     from mdproxy import agent as serving
     return serving.run(sources)
+
+
+def master(sources, listen, rules_file=None, log=logs.STDERR):
+    """Be the proxy of all routers of this host; returns the exit status or raises what `attempt` knows.
+
+    listen: (address, port) in routers' namespaces. rules_file: as of supervisor.run.
+    """
+    _log_to(log, sources.load('proxy'))
+    daemon.await_signals()
+    from mdproxy import supervisor
+    return supervisor.run(sources, listen, rules_file)
+
+
+def _log_to(log, options, group=None):
+    """Have standard error, and what is logged, go to a logs.Destination."""
+    if log.file:
+        with privileges.acting_as(options.user, group):
+            descriptor = logs.open_file(log.file)
+        logs.take_over(descriptor, (1, 2))
+    logs.configure(options.log_level, log)

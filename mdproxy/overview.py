@@ -262,6 +262,7 @@ def _troubles(entry):
     troubles = ['%s %s down for %s: %s' % (hop, one['name'], _span(one.get('down_for')),
                                            one['last_error'])
                 for one in entry.get('endpoints', ()) if not one['up']]
+    troubles += ['%s: %s' % item for item in sorted(entry.get('troubles', {}).items())]
     api = entry.get('api', {})
     if api.get('api') == 'failing':
         waiting = api.get('waiting') and '; %d requests wait' % api['waiting'] or ''

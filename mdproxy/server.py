@@ -401,19 +401,24 @@ class Server(object):
 
         What waits in the backlog counts as under way. After options.drain_timeout all is closed.
         patient: an idle connection is closed with its next answer, so that no request crosses its end on
-        the way; only when the time is over without.
+        the way; without when the time is over, or patience is (a second call).
         """
         if self.draining:
+            if not patient:
+                self._drain_connections(False)
             return
         self.draining = True
         self._drained = drained
         for listener in self._listeners:
             listener.close()
-        for connection in list(self.connections):
-            connection.drain(patient)
+        self._drain_connections(patient)
         self._check_drained()
         if self._drained is not None:
             self.loop.call_later(self.options.drain_timeout, self._cut_off)
+
+    def _drain_connections(self, patient):
+        for connection in list(self.connections):
+            connection.drain(patient)
 
     def closed(self, connection):
         """A connection is closed."""

@@ -11,13 +11,15 @@ _log = logging.getLogger('mdproxy.service')
 
 
 class Service(object):
-    """A process that serves. role: as of config.Sources.load, and of its metrics. labels: more of them.
-    several: it serves several routers, and counts their requests apart.
+    """A process that serves. role: a label of its metrics. labels: more of them. several: it serves
+    several routers, and counts their requests apart.
 
-    Subclasses say in `fixed` which options only a restart changes, and extend `configure`, `describe`
-    and `close`.
+    Subclasses say in `fixed` which options only a restart changes, in `command` which options have to be
+    there (as of config.Sources.load) when it is not the role that says it, and extend `configure`,
+    `describe` and `close`.
     """
 
+    command = None
     fixed = ('user', 'status_folder', 'status_listen')
 
     def __init__(self, loop, role, labels, options, several=False):
@@ -131,7 +133,7 @@ def run(service, sources, status_listener=None):
     """
     def read_again():
         try:
-            service.configure(sources.load(service.role))
+            service.configure(sources.load(service.command or service.role))
         except (config.ConfigError, ValueError) as error:
             _log.error('the configuration stays as it was: %s', error)
         else:

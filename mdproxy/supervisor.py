@@ -1,0 +1,347 @@
+"""One process for all routers of a host: `mdproxy proxy --discover`, the master.
+
+Rules kept:
+
+- Root's part and nothing more: listening sockets in namespaces, rules there, and workers that serve. No
+  byte of a guest is read here.
+- A namespace is its inode, not its name. One that was made anew has a socket and rules anew.
+- What is wrong with one namespace is said, tried again and again, and stops no other.
+- Nothing blocks: rules are applied by children (rulekeeper), and guests served by others (workers).
+
+SIGHUP reads the configuration again and replaces the workers. SIGUSR2 ends the master alone: its workers
+serve until the one that the service manager starts next does, so that a new release costs no request.
+"""
+import errno
+import fcntl
+import logging
+import os
+import signal
+
+from . import (
+    children,
+    config,
+    daemon,
+    discovery,
+    eventloop,
+    namespaces,
+    privileges,
+    rulekeeper,
+    rules,
+    server,
+    service,
+    status,
+    unixsocket,
+    workers,
+)
+
+NETWORK_LISTEN = ('169.254.169.254', 80)        # the address is on a network's own interface
+_MOST_WORKERS = 8
+_RULERS_PER_CORE, _MOST_RULERS = 4, 16      # processes that apply rules; they mostly wait for the kernel
+# Seconds until something that failed is tried again: the first time, the second, ...
+_RETRIES = (0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0)
+_RULES_RETRIES = (0.5, 2.0, 10.0)
+_UNREMARKABLE = 3       # failures that come of how namespaces are made: first the name, then the rest
+_LINES = 10             # of a kind that are logged in a second
+
+_log = logging.getLogger('mdproxy.supervisor')
+
+
+class Site(object):
+    """A namespace, with what is served in it. listener: None while it cannot be had.
+
+    ruled: None while its rules are on their way, True, or False when that failed. looked_at: when they
+    were, by the loop's clock. failures: of the listener or, when there is one, of the rules, in a row.
+    trouble: what the last one was. said: it was logged.
+    """
+
+    __slots__ = ('name', 'identity', 'inode', 'listener', 'ruled', 'looked_at', 'failures', 'trouble',
+                 'said')
+
+    def __init__(self, name, identity):
+        self.name, self.identity = name, identity
+        self.inode = self.listener = None
+        self.ruled, self.looked_at = None, 0.0
+        self.failures, self.trouble, self.said = 0, '', False
+
+    @property
+    def served(self):
+        return self.listener is not None and self.ruled
+
+    def open(self, address):
+        """Listen in the namespace that now has the name. Raises NamespaceError."""
+        self.close()
+        inode = namespaces.inode(self.name)
+        if inode is None:
+            raise namespaces.NamespaceError('no namespace is mounted there')
+        listener = namespaces.open_listener(*address, netns=self.name, shared=True)
+        if namespaces.inode(self.name) != inode:
+            listener.close()
+            raise namespaces.NamespaceError('another was made meanwhile')
+        self.listener, self.inode = listener, inode
+
+    def close(self):
+        """Stop listening; the namespace can go then, as far as this process is concerned."""
+        if self.listener is not None:
+            self.listener.close()
+        self.listener = self.inode = self.ruled = None
+
+
+class Supervisor(service.Service):
+    """The master. listen: (address, port) in routers' namespaces. wanted: their rules.Rules."""
+
+    fixed = service.Service.fixed + ('lock_file', 'rules_interval')
+    command = 'proxy'
+
+    def __init__(self, loop, listen, wanted, options):
+        super(Supervisor, self).__init__(loop, 'master', {}, options)
+        self._listen, self._wanted = listen, wanted
+        self._lock = _locked(options.lock_file)
+        eventloop.raise_file_limit(2 * server.descriptors_for(options.max_connections))
+        self._children = children.Children(loop)
+        self._children.private.add(self._lock)
+        self._sites = {}
+        self._lines = {}                # kind of log line -> how many within this second
+        self._stopping = self._handing_over = False
+        self._told = [_status_socket(options, 'worker-%d' % slot) for slot in range(_count(options))]
+        rulers = min(_RULERS_PER_CORE * _cores(), _MOST_RULERS)
+        self._rules = rulekeeper.RuleKeeper(loop, self._children, rulers, self._ruled)
+        self._workers = workers.Workers(loop, self._children, _count(options), self._work,
+                                        self._serving)
+        self._workers.drain_timeout = options.drain_timeout
+        loop.on_signal(signal.SIGUSR2, self._hand_over)
+        self.registry.read('gauge', 'mdproxy_namespaces', 'Namespaces by how they are served.',
+                           self._by_state, 'state')
+        self.registry.read('gauge', 'mdproxy_workers', 'Processes that serve, and that drain.',
+                           lambda: {'serving': len(self._workers.pids()),
+                                    'draining': self._workers.draining}, 'state')
+
+    def start(self):
+        """Find namespaces and serve in them, from now on."""
+        discovery.Watch(self.loop, self._look)
+        if self.options.rules_interval:
+            self._check_rules()
+        self._workers.renew()
+
+    def configure(self, options):
+        count = _count(options)
+        while len(self._told) < count:
+            self._told.append(_status_socket(options, 'worker-%d' % len(self._told)))
+        super(Supervisor, self).configure(options)
+        self._workers.drain_timeout = options.drain_timeout
+        self._workers.renew(count)
+        self._look()
+
+    def describe(self):
+        troubled = dict((site.name, site.trouble) for site in self._sites.values() if site.said)
+        return {'namespaces': self._by_state(), 'troubles': troubled, 'workers': self._workers.pids()}
+
+    def drain(self, drained, patient=False):
+        """End the workers and take the rules away, then call drained()."""
+        if self._stopping:
+            return
+        self._stopping = True
+        for site in self._sites.values():
+            site.close()
+            if site.identity.kind == 'router':
+                self._rules.remove(site.name)
+        self._workers.drain(lambda: self._when_ruled(
+            lambda: super(Supervisor, self).drain(drained, patient)))
+
+    def close(self):
+        if not self._handing_over:
+            for slot in range(len(self._told)):
+                _remove_status_socket(self.options, 'worker-%d' % slot)
+        os.close(self._lock)
+
+    # Namespaces
+
+    def _look(self):
+        """See which namespaces there are, and serve in those that are new."""
+        if self._stopping:
+            return
+        found = discovery.find(self.options.isolated_networks)
+        for name in list(self._sites):
+            if name not in found:
+                self._forget(self._sites[name])
+        eventloop.raise_file_limit(len(found) + server.descriptors_for(self.options.max_connections))
+        for name in sorted(found):
+            site = self._sites.get(name)
+            if site is None:
+                site = self._sites[name] = Site(name, found[name])
+                self._open(site)
+            elif site.listener is not None and site.inode != namespaces.inode(name):
+                self._say('anew', '%s was made anew', name)
+                self._workers.renew()       # those that have the old socket keep the old one alive
+                self._open(site)
+
+    def _open(self, site):
+        if self._stopping or self._sites.get(site.name) is not site:
+            return
+        address = self._listen if site.identity.kind == 'router' else NETWORK_LISTEN
+        try:
+            site.open(address)
+        except namespaces.NamespaceError as error:
+            self._failed(site, str(error), _RETRIES, self._open, _UNREMARKABLE)
+            return
+        site.failures = 0
+        self._workers.renew()
+        if site.identity.kind == 'router':
+            self._rules.apply(site.name, self._wanted)
+        else:
+            self._ruled(site.name, rulekeeper.UNCHANGED, '')
+
+    def _forget(self, site):
+        del self._sites[site.name]
+        self._rules.forget(site.name)
+        if site.listener is not None:
+            self._workers.renew()
+        site.close()
+        self._say('gone', '%s is gone', site.name)
+
+    # Rules
+
+    def _ruled(self, name, outcome, reason):
+        site = self._sites.get(name)
+        if site is None or site.listener is None:
+            return
+        before = site.ruled
+        site.looked_at = self.loop.now
+        site.ruled = outcome != rulekeeper.FAILED
+        if not site.ruled:
+            self._failed(site, reason, _RULES_RETRIES, self._rule)
+            return
+        if before and outcome == rulekeeper.APPLIED:
+            _log.warning('%s: its rules were not as they should be, and are again', name)
+        if not before:
+            self._say('serving', 'serving %s %s', *site.identity)
+        site.failures, site.trouble, site.said = 0, '', False
+
+    def _rule(self, site):
+        if not self._stopping and self._sites.get(site.name) is site and site.listener is not None:
+            self._rules.apply(site.name, self._wanted)
+
+    def _check_rules(self):
+        """Look at the rules of some routers each second, so that each has its turn in time."""
+        interval = self.options.rules_interval
+        due = [site for site in self._sites.values() if site.served and site.identity.kind == 'router'
+               and site.looked_at + interval <= self.loop.now]
+        for site in due[:1 + int(len(self._sites) / interval)]:
+            self._rule(site)
+        self.loop.call_later(1.0, self._check_rules)
+
+    def _when_ruled(self, then):
+        if self._rules.idle:
+            then()
+        else:
+            self.loop.call_later(0.02, self._when_ruled, then)
+
+    # Workers
+
+    def _work(self, slot, control):
+        """In a new process: serve what is open now."""
+        listeners = [(site.listener, site.identity) for site in self._sites.values() if site.listener]
+        privileges.become(self.options.user)
+        return workers.serve(slot, control, listeners, self.options, self._told[slot])
+
+    def _serving(self):
+        """All workers of a generation serve: who served for a master before may drain."""
+        os.ftruncate(self._lock, 0)
+        os.lseek(self._lock, 0, os.SEEK_SET)
+        os.write(self._lock, b'%d\n' % os.getpid())
+
+    def _hand_over(self):
+        _log.info('handing over to the next master')
+        self._handing_over = True
+        self.loop.stop()
+
+    # Words
+
+    def _failed(self, site, reason, retries, again, unremarkable=0):
+        """Try again later; say why, once, when it has happened more often than is unremarkable."""
+        site.failures += 1
+        if site.failures > unremarkable and not (site.said and reason == site.trouble):
+            self._say('trouble', '%s: %s; trying again', site.name, reason, level=logging.ERROR)
+            site.said = True
+        site.trouble = reason
+        delay = retries[min(site.failures, len(retries)) - 1]
+        self.loop.call_later(delay, again, site)
+
+    def _say(self, kind, text, *words, **level):
+        """Log, or count, a line of a kind that may come for every namespace at once."""
+        count = self._lines[kind] = self._lines.get(kind, 0) + 1
+        if count == 1:
+            self.loop.call_later(1.0, self._account, kind)
+        if count <= _LINES:
+            _log.log(level.get('level', logging.INFO), text, *words)
+
+    def _account(self, kind):
+        more = self._lines.pop(kind) - _LINES
+        if more > 0:
+            _log.info('%d more within a second: %s (mdproxy status tells all that is wrong)', more, kind)
+
+    def _by_state(self):
+        counts = {'served': 0, 'starting': 0, 'failing': 0}
+        for site in self._sites.values():
+            counts['served' if site.served else 'failing' if site.said else 'starting'] += 1
+        return counts
+
+
+def run(sources, listen, rules_file=None):
+    """Be the master until SIGTERM or SIGINT; returns the exit status.
+
+    sources: config.Sources. listen: (address, port) in routers' namespaces. rules_file: iptables rules
+    for them in iptables-restore form, else those of rules.for_guests. Raises ConfigError, PrivilegeError,
+    and DaemonError when there is a master already.
+    """
+    options = sources.load('proxy')
+    if os.geteuid() != 0:
+        raise privileges.PrivilegeError('proxy --discover needs root, to enter namespaces; it serves as %s'
+                                        % options.user)
+    privileges.ids(options.user)        # or there is nobody to serve as
+    try:
+        wanted = rules.of_file(rules_file) if rules_file else rules.Rules(
+            rules.for_guests(port=listen[1]), 'the rules for guests')
+    except rules.RulesError as error:
+        raise config.ConfigError(str(error))
+    if options.builtin_agent:
+        from . import portapi  # noqa: F401  what takes memory is shared with the workers
+    master = Supervisor(eventloop.Loop(), listen, wanted, options)
+    master.start()
+    return service.run(master, sources, _status_socket(options, 'master'))
+
+
+def _cores():
+    return os.sysconf('SC_NPROCESSORS_ONLN')
+
+
+def _count(options):
+    """How many workers there are to be."""
+    return options.workers or min(_cores(), _MOST_WORKERS)
+
+
+def _locked(path):
+    """A descriptor of the lock file; raises DaemonError when another master has it."""
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644)
+        fcntl.fcntl(descriptor, fcntl.F_SETFD, fcntl.FD_CLOEXEC)
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (IOError, OSError) as error:
+        if error.errno in (errno.EAGAIN, errno.EACCES):
+            raise daemon.DaemonError('already running: another proxy --discover holds %s' % path)
+        raise daemon.DaemonError('lock file %s: %s' % (path, error.strerror))
+    os.ftruncate(descriptor, 0)         # the workers of an earlier master wait for our name in there
+    return descriptor
+
+
+def _status_socket(options, name):
+    """A status socket, or None. Whoever holds the lock may take it from an earlier master's worker."""
+    _remove_status_socket(options, name)
+    return status.socket_or_warning(options, name, _log)
+
+
+def _remove_status_socket(options, name):
+    try:
+        with privileges.acting_as(options.user):
+            unixsocket.remove(os.path.join(options.status_folder, name + '.sock'))
+    except OSError:
+        pass                            # status.socket_or_warning says what is wrong
