@@ -185,12 +185,16 @@ def is_served(router):
 
 def until_served(*routers):
     for router in routers:
-        wait_until(lambda: is_open(router.guest, METADATA, 80) and is_served(router), 'service for ' + router.id)
+        wait_until(lambda router=router: is_open(router.guest, METADATA, 80) and is_served(router),
+                   'service for ' + router.id)
 
 
-def children_of(pid):
-    with open('/proc/%d/task/%d/children' % (pid, pid)) as found:
-        return found.read().split()
+def until_others_serve(master, before):
+    """Wait until a whole generation of workers serves, none of these pids."""
+    def others():
+        now = set(master.workers().values())
+        return len(now) == 2 and not now & before
+    wait_until(others, 'new workers')
 
 
 def is_running(pid):
@@ -255,11 +259,10 @@ def test_workers_are_replaced_without_losing_a_request(site):
     load = Load(*site.routers)
     try:
         for _ in range(20):
-            before = set(master.workers().values())
-            enough = load.answers + 100
+            before, enough = set(master.workers().values()), load.answers + 100
             os.kill(master.process.pid, signal.SIGHUP)
-            wait_until(lambda: len(master.workers()) == 2 and not before & set(master.workers().values())
-                       and load.answers >= enough, 'new workers')
+            until_others_serve(master, before)
+            wait_until(lambda enough=enough: load.answers >= enough, 'answers')
     finally:
         load.stop()
     assert load.failures == []
@@ -272,7 +275,7 @@ def test_a_killed_worker_is_replaced(site):
     before = master.workers()
     for slot in before:
         os.kill(before[slot], signal.SIGKILL)
-        wait_until(lambda: master.workers().get(slot) not in (None, before[slot]), 'another worker')
+        wait_until(lambda slot=slot: master.workers().get(slot) not in (None, before[slot]), 'another worker')
         until_served(*site.routers)
     assert master.process.log.count('was killed by signal 9; another takes its place') == 2
 
