@@ -90,7 +90,8 @@ class _Batch(object):
             os.close(writing)
         keeper._running += 1
         keeper._loop.register(self._reading, eventloop.EPOLLIN, self._on_event)
-        self._timer = keeper._loop.call_later(_PATIENCE, os.kill, self._pid, signal.SIGKILL)
+        self._failure = 'the process that applies rules ended before it came to them'
+        self._timer = keeper._loop.call_later(_PATIENCE, self._give_up)
 
     def _on_event(self, _events):
         try:
@@ -111,6 +112,10 @@ class _Batch(object):
             self._left.remove(str(name))
             self._keeper._told(str(name), str(outcome), reason)
 
+    def _give_up(self):
+        self._failure = 'iptables did not come to an end within %g s' % _PATIENCE
+        os.kill(self._pid, signal.SIGKILL)
+
     def _reaped(self, _status):
         self._pid = None
         self._timer.cancel()
@@ -120,7 +125,7 @@ class _Batch(object):
         """What its child left undone has failed, once all that it had to say was read."""
         if self._pid is None and self._reading is None:
             for name in self._left:
-                self._keeper._told(name, FAILED, 'iptables did not come to an end within %g s' % _PATIENCE)
+                self._keeper._told(name, FAILED, self._failure)
             self._keeper._ended()
 
 
@@ -131,6 +136,6 @@ def _work(batch, reading, writing):
         try:
             outcome, reason = APPLIED if action(name) else UNCHANGED, ''
         except rules.RulesError as error:
-            outcome, reason = FAILED, str(error)
+            outcome, reason = FAILED, u'%s' % error        # 2.7's str() is for ASCII
         os.write(writing, json.dumps([name, outcome, reason]).encode('utf-8') + b'\n')
     return 0

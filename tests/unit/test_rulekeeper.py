@@ -68,12 +68,13 @@ def test_one_whose_child_dies_has_failed_and_so_have_those_after_it(keeping, nam
     keeping.keeper._start()
     told = keeping.until_idle()
     assert [told[each][0][0] for each in ('before', name, 'after')] == ['applied', 'failed', 'failed']
+    assert 'ended before it came to them' in told['after'][0][1]
 
 
 def test_one_that_hangs_is_ended(keeping, monkeypatch):
     monkeypatch.setattr(rulekeeper, '_PATIENCE', 0.2)
     keeping.keeper.apply('hang', Wanted)
-    assert keeping.until_idle()['hang'][0][0] == 'failed'
+    assert keeping.until_idle() == {'hang': [('failed', 'iptables did not come to an end within 0.2 s')]}
 
 
 def test_a_namespace_that_is_gone_is_not_waited_for(keeping):
