@@ -13,6 +13,7 @@ serve until the one that the service manager starts next does, so that a new rel
 """
 import errno
 import fcntl
+import importlib
 import logging
 import os
 import signal
@@ -304,7 +305,8 @@ def run(sources, listen, rules_file=None):
     except rules.RulesError as error:
         raise config.ConfigError(str(error))
     if options.builtin_agent:
-        from . import portapi  # noqa: F401  what takes memory is shared with the workers
+        for name in ('mdproxy.agent', 'requests'):      # what takes memory is shared with the workers
+            importlib.import_module(name)
     master = Supervisor(eventloop.Loop(), listen, wanted, options)
     master.start()
     return service.run(master, sources, _status_socket(options, 'master'))
