@@ -15,9 +15,9 @@ description:
     forwarding of the machine nevertheless, which is put back to what it was.
 options:
   state:
-    description: Whether the lab is there.
+    description: Whether the lab is there; C(restarted) boots the containers of I(hosts) again.
     type: str
-    choices: [present, absent]
+    choices: [present, restarted, absent]
     default: present
   lab_id:
     description: Tells this checkout's lab from others on the machine; goes into names and labels.
@@ -219,12 +219,17 @@ class Forwarding(object):
 
 def main():
     module = AnsibleModule(supports_check_mode=True, argument_spec=dict(
-        state=dict(type='str', choices=['present', 'absent'], default='present'),
+        state=dict(type='str', choices=['present', 'restarted', 'absent'], default='present'),
         lab_id=dict(type='str', required=True), folder=dict(type='path', required=True),
         conf=dict(type='path', required=True), image=dict(type='str'),
         hosts=dict(type='list', elements='dict', default=[]),
         authorized_keys=dict(type='path')))
     lab = Lab(module)
+    if module.params['state'] == 'restarted':
+        with Forwarding(module.params['folder']):
+            lab.podman('restart', '--time', '5',
+                       *[lab.full_name(host['name']) for host in module.params['hosts']])
+        module.exit_json(changed=True)
     if module.params['state'] == 'absent':
         there = bool(lab.containers() or lab.networks())
         if not module.check_mode:
