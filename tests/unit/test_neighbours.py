@@ -29,13 +29,16 @@ def attribute(kind, value):
     return struct.pack('=HH', 4 + len(value), kind) + value + b'\0' * (-len(value) % 4)
 
 
-def neighbour(address=GUEST, lladdr=MAC, interface=2, state=REACHABLE, family=socket.AF_INET6):
-    """The body of a neighbour message; lladdr may be bytes, or None."""
+def packed(mac):
+    return binascii.unhexlify(mac.replace(':', ''))
+
+
+def neighbour(address=GUEST, lladdr=packed(MAC), interface=2, state=REACHABLE, family=socket.AF_INET6):
+    """The body of a neighbour message; lladdr: bytes, or None."""
     body = struct.pack('=BxxxiHBB', family, interface, state, 0, 1)
     body += attribute(1, socket.inet_pton(socket.AF_INET6, address))
     if lladdr is not None:
-        body += attribute(2, lladdr if isinstance(lladdr, bytes)
-                          else binascii.unhexlify(lladdr.replace(':', '')))
+        body += attribute(2, lladdr)
     return body + attribute(4, b'\0' * 4) + attribute(3, b'\0' * 16)
 
 
@@ -115,7 +118,7 @@ def test_an_entry_of_another_or_without_a_mac_address_is_none(other):
 
 
 def test_what_answers_another_question_is_passed_over():
-    late = neighbour(lladdr='fa:16:3e:00:00:99')
+    late = neighbour(lladdr=packed('fa:16:3e:00:00:99'))
     assert mac([(NEIGHBOUR, late, 0), (ERROR, error(errno.ENOENT), 7)],
                [(DONE, b'', 0), (NEIGHBOUR, neighbour())]) == MAC
 
@@ -134,7 +137,7 @@ def test_no_entry_is_none_and_the_kernel_is_asked_in_the_same_way_next_time(numb
 
 
 def test_an_older_kernel_is_asked_for_the_whole_table_from_then_on():
-    table_ = [[(NEIGHBOUR, neighbour(address='fe80::9', lladdr='fa:16:3e:00:00:09'))],
+    table_ = [[(NEIGHBOUR, neighbour(address='fe80::9', lladdr=packed('fa:16:3e:00:00:09')))],
               [(NEIGHBOUR, neighbour()), (NEIGHBOUR, neighbour(interface=3, lladdr=b'\2' * 6))],
               [(DONE, b'\0' * 4)]]
     kernel = Kernel([[(ERROR, error(errno.EOPNOTSUPP))]], table_, table_)
