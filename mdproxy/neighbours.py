@@ -14,8 +14,8 @@ What is believed, and why:
   write it, with an advertisement that names another's. What a port may send is neutron's to enforce
   (port security), and that lets out its own MAC address alone and the link-local address made of it
   (EUI-64, RFC 4291 appendix A), but not every driver reads advertisements to the end. So an address
-  of that form and an entry that says something else are refused by who looks up ports (portapi); so
-  are two ports with one MAC address on the networks of the router.
+  of that form and an entry that says something else are refused (trust.believed_mac); so are two
+  ports with one MAC address on the networks of the router (portapi).
 - An entry that failed or is not resolved tells nothing. Nor does an answer that is not the kernel's,
   not to our question, or not well-formed: that is no entry.
 

@@ -33,7 +33,10 @@ def packed(mac):
     return binascii.unhexlify(mac.replace(':', ''))
 
 
-def neighbour(address=GUEST, lladdr=packed(MAC), interface=2, state=REACHABLE, family=socket.AF_INET6):
+LLADDR = packed(MAC)
+
+
+def neighbour(address=GUEST, lladdr=LLADDR, interface=2, state=REACHABLE, family=socket.AF_INET6):
     """The body of a neighbour message; lladdr: bytes, or None."""
     body = struct.pack('=BxxxiHBB', family, interface, state, 0, 1)
     body += attribute(1, socket.inet_pton(socket.AF_INET6, address))
