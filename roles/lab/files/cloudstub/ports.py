@@ -128,7 +128,7 @@ def _column_test(name, wanted):
 
 def _mac_test(wanted):
     wanted = [_plain_mac(value) for value in wanted]
-    return lambda row: row['mac_address'].lower() in wanted
+    return lambda row: (row.get('mac_address') or '').lower() in wanted
 
 
 def _plain_mac(text):
