@@ -86,10 +86,16 @@ class AgentCore(object):
         self._host = _host_field(endpoints[0])
         self._heads = upstream.HeadCache(self._headers)
 
-    def handle(self, identity, guest_ip, exchange):
-        """Answer an exchange for the guest at this address (native str) behind a trust.Identity."""
+    def handle(self, identity, guest_ip, exchange, mac=None):
+        """Answer an exchange for the guest at this address (native str; mac as in
+        trust.agent_headers) behind a trust.Identity."""
         exchange.context = (identity, guest_ip)
-        self._lookup.find(identity, guest_ip, self._looked_up, exchange)
+        try:
+            mac = trust.believed_mac(guest_ip, mac)
+        except trust.TrustError as error:
+            self._answer(exchange, error.status, 'no instance has this address', error.reason)
+        else:
+            self._lookup.find(identity, guest_ip, mac, self._looked_up, exchange)
 
     def _looked_up(self, outcome, exchange):
         if exchange.gone:
@@ -192,14 +198,14 @@ class Agent(service.Service):
         """Answer a proxy's request; only if it was signed, when there is a link.Link to check it."""
         request = exchange.request
         try:
-            identity, guest_ip = trust.read_identity(request.headers)
+            identity, guest_ip, mac = trust.read_identity(request.headers)
             if signed_by:
-                signed_by.check(identity, guest_ip, request)
+                signed_by.check(identity, guest_ip, request, mac)
         except trust.TrustError as error:
             self._refused(None, exchange.peer, error.status, 'bad identity headers', str(error))
             exchange.respond(error.status, 'bad identity headers')
         else:
-            self._core.handle(identity, guest_ip, exchange)
+            self._core.handle(identity, guest_ip, exchange, mac)
 
     def handle_signed(self, exchange):
         """Answer a request that came over TCP."""

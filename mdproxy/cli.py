@@ -90,7 +90,9 @@ def _add_resolve(command):
     _add_identity(command)
     _add_sources(command)
     command.add_argument('--json', action='store_true', help='for programs')
-    command.add_argument('ip', type=_ip, metavar='IP', help='fixed IP of the guest')
+    command.add_argument('--mac', type=_mac, metavar='MAC',
+                         help='of the guest, as its neighbours know it; for a link-local address')
+    command.add_argument('ip', type=_ip, metavar='IP', help='fixed IP or link-local address of the guest')
     command.set_defaults(run=_resolve)
 
 
@@ -134,6 +136,12 @@ def _ip(text):
         return trust.canonical_ip(text)
     except ValueError:
         raise argparse.ArgumentTypeError('"%s" is not an IP address' % text)
+
+
+def _mac(text):
+    if not trust.is_mac(text.lower()):
+        raise argparse.ArgumentTypeError('"%s" is not a MAC address of a guest' % text)
+    return text.lower()
 
 
 def _identity(arguments):
@@ -181,9 +189,11 @@ def _status(arguments):
 
 def _resolve(arguments):
     from mdproxy import portapi
+    if arguments.mac and not trust.is_link_local(arguments.ip):
+        return logs.fail(2, 'resolve: --mac is for a link-local address (fe80::...), not for ' + arguments.ip)
     options = _sources(arguments).load('resolve')
     logs.configure(options.log_level)
-    outcome = portapi.resolve(options, _identity(arguments), arguments.ip)
+    outcome = portapi.resolve(options, _identity(arguments), arguments.ip, arguments.mac)
     if arguments.json:
         _print_json(outcome)
     else:

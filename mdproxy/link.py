@@ -2,8 +2,9 @@
 
 Rules kept:
 
-- What is signed is all that the agent acts on: who asks (router or network, guest), when, and the
-  method, target, Content-Type and body that go to nova. What is not signed is not used.
+- What is signed is all that the agent acts on: who asks (router or network, guest, its MAC address
+  where it is told), when, and the method, target, Content-Type and body that go to nova. What is not
+  signed is not used.
 - Stale, altered or missing: 403, and the log says which. The one secret of the link is
   not nova's, so that a network node that is broken into cannot sign instance ids.
 - A signature tells who speaks and hides nothing. Who can read the network reads the answers too,
@@ -36,20 +37,21 @@ class Link(object):
         self._key = hmac.new(key, digestmod=hashlib.sha256)
         self._window, self._clock = window, clock
 
-    def headers(self, identity, guest_ip, request):
+    def headers(self, identity, guest_ip, request, mac=None):
         """The two fields to add, a list of (name, value) in bytes, for a request that is sent now
-        for the guest at this address (native str) behind a trust.Identity."""
+        for the guest at this address (native str; mac as in trust.agent_headers) behind a
+        trust.Identity."""
         now = b'%d' % self._clock()
-        return [(_TIME, now), (_SIGNATURE, self._sign(identity, guest_ip, request, now))]
+        return [(_TIME, now), (_SIGNATURE, self._sign(identity, guest_ip, mac, request, now))]
 
-    def check(self, identity, guest_ip, request):
+    def check(self, identity, guest_ip, request, mac=None):
         """Raise TrustError with status 403 unless whoever has the secret sent this just now."""
         sent_at = request.header(b'x-mdproxy-time')
         signature = request.header(b'x-mdproxy-signature')
         if sent_at is None or signature is None:
             raise TrustError(403, 'X-Mdproxy-Signature', 'missing: this agent believes signed '
                              'requests alone; does the proxy have link_secret?')
-        if not same(self._sign(identity, guest_ip, request, sent_at), signature):
+        if not same(self._sign(identity, guest_ip, mac, request, sent_at), signature):
             raise TrustError(403, 'X-Mdproxy-Signature', 'wrong: altered on its way, or link_secret '
                              'is not the same on both sides')
         late = self._clock() - int(sent_at)     # digits: it was signed
@@ -57,9 +59,10 @@ class Link(object):
             raise TrustError(403, 'X-Mdproxy-Time', '%d s %s: sent again by somebody, or the clocks differ'
                              % (abs(late), 'old' if late > 0 else 'ahead'))
 
-    def _sign(self, identity, guest_ip, request, now):
+    def _sign(self, identity, guest_ip, mac, request, now):
+        guest = '%s %s' % (guest_ip, mac) if mac else guest_ip
         words = [_VERSION, identity.kind.encode('ascii'), identity.id.encode('ascii'),
-                 guest_ip.encode('ascii'), now, request.method, request.target]
+                 guest.encode('ascii'), now, request.method, request.target]
         if request.body:
             words += [request.header(b'content-type') or b'',
                       hashlib.sha256(request.body).hexdigest().encode('ascii')]

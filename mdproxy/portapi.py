@@ -1,12 +1,12 @@
-"""Who owns an address: asks the Quantum/Neutron API which port has a fixed IP behind a router or on
-a network.
+"""Who owns an address: asks the Quantum/Neutron API which port has a fixed IP, or for a link-local
+address which has its MAC address, behind a router or on a network.
 
 Rules kept:
 
-- A port counts only when it is on one of the router's own networks, has exactly this fixed IP, and
-  is not Quantum's own (router, DHCP). The API's filters only make the answer shorter; what counts
-  is decided here, because a filter that is empty or unknown matches everything (bug 1348097). No
-  networks: not found.
+- A port counts only when it is on one of the router's own networks, has exactly this fixed IP (or
+  this MAC address), and is not Quantum's own (router, DHCP). The API's filters only make the answer
+  shorter; what counts is decided here, because a filter that is empty or unknown matches everything
+  (bug 1348097). No networks: not found.
 - One port is an answer. None and several are not, and are told apart.
 - A tenant writes device_id itself. What is not a plain id never gets further, into a header say.
 - The token is kept until shortly before it expires or until it is refused. It, and the networks of
@@ -28,6 +28,7 @@ import socket
 import threading
 import time
 
+from . import trust
 from .eventloop import monotonic
 from .ports import CACHE_SIZE, ERROR, FOUND, MANY, NONE, Instance, Outcome
 
@@ -41,7 +42,8 @@ _ANSWER_SIZE = 32 << 20     # bytes
 _PIECE = 16384              # bytes read between two looks at the clock
 _PAGES = 200
 _RENEW_BEFORE = 30.0        # seconds before a token expires, if it lives ten times as long
-_FIELDS = ('id', 'device_id', 'device_owner', 'network_id', 'tenant_id', 'project_id', 'fixed_ips')
+_FIELDS = ('id', 'device_id', 'device_owner', 'network_id', 'tenant_id', 'project_id', 'fixed_ips',
+           'mac_address')
 _PLAIN_ID = re.compile(r'[0-9A-Za-z._-]{1,255}\Z')
 _TIME = re.compile(r'(\d{4})-(\d\d)-(\d\d)T(\d\d):(\d\d):(\d\d)')
 
@@ -52,6 +54,9 @@ Access = collections.namedtuple('Access', 'token endpoint got_at stale_at')
 
 # On which a router has interfaces.
 Networks = collections.namedtuple('Networks', 'stale_at ids')
+
+# By what a port is known: for messages; for the API; has(port) decides.
+Sought = collections.namedtuple('Sought', 'what query has')
 
 
 class ApiError(Exception):
@@ -278,10 +283,11 @@ class PortApi(object):
         """Close its connections; what is under way ends as it would."""
         self._client.close()
 
-    def resolve(self, identity, ip):
-        """Outcome of asking for the fixed IP (native str) behind a trust.Identity. Never raises."""
+    def resolve(self, identity, ip, mac=None):
+        """Outcome of asking for the fixed IP (native str), or for the MAC address if there is one
+        (trust.believed_mac), behind a trust.Identity. Never raises."""
         try:
-            return self._resolve(identity, ip)
+            return self._resolve(identity, ip, mac)
         except ApiError as error:
             return Outcome(ERROR, None, str(error), error.silent)
         except Exception as error:
@@ -292,16 +298,17 @@ class PortApi(object):
         """Seconds since the present token was got; None without one. Never blocks."""
         return self._keystone and self._keystone.token_age()
 
-    def _resolve(self, identity, ip):
-        ports = self._ports([('fixed_ips', 'ip_address=' + ip)])
+    def _resolve(self, identity, ip, mac):
+        sought = _mac_address(mac) if mac else _fixed_ip(ip)
+        ports = self._ports(sought.query)
         if identity.kind == 'network':
-            return _choose(ports, frozenset((identity.id,)), ip, 'the network')
+            return _choose(ports, frozenset((identity.id,)), sought, 'the network')
         networks = self._networks_of(identity.id)
         known = networks.value
         # Known networks are enough to find a port, not to miss it: one may have been added.
         for is_good in (lambda value: monotonic() < value.stale_at,
                         lambda value: value is not known):
-            outcome = _choose(ports, networks.get(is_good).ids, ip, 'the router')
+            outcome = _choose(ports, networks.get(is_good).ids, sought, 'the router')
             if outcome.reason == FOUND:
                 break
         return outcome
@@ -360,31 +367,46 @@ def _settings(options):
     return [getattr(options, name) for name in _OPTIONS]
 
 
-def resolve(options, identity, ip):
+def resolve(options, identity, ip, mac=None):
     """What `mdproxy resolve` shows, a dict: outcome (FOUND, NONE, MANY, ERROR), port, instance,
-    tenant, reason; what is not known is ''. Blocks as long as the API does. Raises ValueError as
-    PortApi."""
-    outcome = PortApi(options).resolve(identity, ip)
+    tenant, reason; what is not known is ''. mac: with a link-local address, what its neighbours say.
+    Blocks as long as the API does. Raises ValueError as PortApi."""
+    api = PortApi(options)
+    try:
+        outcome = api.resolve(identity, ip, trust.believed_mac(ip, mac))
+    except trust.TrustError as error:
+        outcome = Outcome(NONE, None, error.reason)
     instance = outcome.instance or Instance('', '', '')
     return {'outcome': outcome.reason, 'port': instance.port_id, 'instance': instance.device_id,
             'tenant': instance.tenant_id, 'reason': outcome.detail}
 
 
-def _choose(ports, networks, ip, where):
+def _fixed_ip(ip):
+    wanted = _packed(ip)
+    return Sought('this address', [('fixed_ips', 'ip_address=' + ip)],
+                  lambda port: any(_packed(fixed.get('ip_address')) == wanted
+                                   for fixed in port.get('fixed_ips') or ()))
+
+
+def _mac_address(mac):
+    # An API may give it as whoever made the port has spelled it.
+    return Sought('MAC address ' + mac, [('mac_address', mac)],
+                  lambda port: (port.get('mac_address') or '').lower() == mac)
+
+
+def _choose(ports, networks, sought, where):
     """The Outcome for the ports that the API named."""
     if not networks:
         return Outcome(NONE, None, '%s has no networks' % where)
-    wanted = _packed(ip)
     matching = dict((port.get('id'), port) for port in ports
                     if port['network_id'] in networks
                     and not (port.get('device_owner') or '').startswith('network:')
-                    and any(_packed(fixed.get('ip_address')) == wanted
-                            for fixed in port.get('fixed_ips') or ()))
+                    and sought.has(port))
     if len(matching) > 1:
         names = ', '.join(sorted(_native(name) for name in matching)[:5])
-        return Outcome(MANY, None, '%d ports have this address: %s' % (len(matching), names))
+        return Outcome(MANY, None, '%d ports have %s: %s' % (len(matching), sought.what, names))
     if not matching:
-        return Outcome(NONE, None, 'no port of an instance has this address on %s' % where)
+        return Outcome(NONE, None, 'no port of an instance has %s on %s' % (sought.what, where))
     port = list(matching.values())[0]
     instance = Instance(_native(port.get('device_id')),
                         _native(port.get('tenant_id') or port.get('project_id')),

@@ -189,9 +189,10 @@ class PortLookup(object):
         for known in list(self._cache.values()) + list(self._missing.values()):
             known.believe(self._ttl[known.outcome.reason])
 
-    def find(self, identity, ip, callback, *args):
-        """callback(outcome, *args): at once when the answer is known, else later on the loop."""
-        key, now = (identity, ip), self._loop.now
+    def find(self, identity, ip, mac, callback, *args):
+        """callback(outcome, *args): at once when the answer is known, else later on the loop. The
+        first three as for PortApi.resolve."""
+        key, now = (identity, ip, mac), self._loop.now
         known = self._cache.get(key) or self._missing.get(key)
         if known is not None and now < known.until:
             self.outcomes[known.counted] += 1

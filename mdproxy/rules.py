@@ -5,7 +5,8 @@ cannot say are added here, by looking at what the namespace has: a jump from a b
 already there is moved, not repeated; and chains of ours that are no longer wanted go, the jumps to
 them first. Everything goes through one `iptables-restore --noflush` per call, which changes a table
 whole or not at all; `filter` comes before `nat`, so the port is closed before guests are led to it.
-Only chains that begin with `mdproxy-` are ever touched; the l3 agent rewrites its own and so do we.
+IPv6 has tables of its own, and `ip6tables-restore` for them. Only chains that begin with `mdproxy-`
+are ever touched; the l3 agent rewrites its own and so do we.
 """
 from __future__ import unicode_literals
 
@@ -20,7 +21,6 @@ _OWN = 'mdproxy-'
 _JUMP = re.compile(r'-[AI] (\S+)(?: \d+)? -j (%s\S+)\s*$' % _OWN)
 _LINE = re.compile(r':%s\S+ |-A %s\S+ ' % (_OWN, _OWN))     # what a file may hold beside jumps
 
-
 _BUSY = 4                               # exit status: somebody else holds the lock of all namespaces
 _PAUSES = (0.05, 0.1, 0.2, 0.4, 0.8, None)      # seconds before it is tried again
 
@@ -28,15 +28,17 @@ _FOR_GUESTS = """\
 *nat
 :mdproxy-PREROUTING - [0:0]
 -I PREROUTING 1 -j mdproxy-PREROUTING
--A mdproxy-PREROUTING -d 169.254.169.254/32 -i %(interface)s -p tcp -m tcp --dport 80 -j REDIRECT --to-ports %(port)d
+-A mdproxy-PREROUTING -d %(address)s/%(bits)d -i %(interface)s -p tcp -m tcp --dport 80 -j REDIRECT --to-ports %(port)d
 COMMIT
 *filter
 :mdproxy-INPUT - [0:0]
 -I INPUT 1 -j mdproxy-INPUT
--A mdproxy-INPUT -i %(interface)s -p tcp -m tcp --dport %(port)d -m conntrack --ctorigdst 169.254.169.254 --ctorigdstport 80 -j ACCEPT
+-A mdproxy-INPUT -i %(interface)s -p tcp -m tcp --dport %(port)d -m conntrack --ctorigdst %(address)s --ctorigdstport 80 -j ACCEPT
 -A mdproxy-INPUT -p tcp -m tcp --dport %(port)d -j DROP
 COMMIT
 """  # noqa: E501
+
+IPV4, IPV6 = 'iptables', 'ip6tables'     # families, as the commands' names begin
 
 
 class RulesError(Exception):
@@ -52,30 +54,35 @@ def for_guests(interface='qr-+', port=9697):
 
     Guests are led to the port, and nobody else reaches it (bugs 1187102, 1399462).
     """
-    return _FOR_GUESTS % {'interface': interface, 'port': port}
+    return _FOR_GUESTS % {'address': '169.254.169.254', 'bits': 32, 'interface': interface, 'port': port}
+
+
+def for_guests6(interface='qr-+', port=9697):
+    """The same for IPV6: guests that ask fe80::a9fe:a9fe, which their router has to have as an address."""
+    return _FOR_GUESTS % {'address': 'fe80::a9fe:a9fe', 'bits': 128, 'interface': interface, 'port': port}
 
 
 class Rules(object):
-    """Wanted rules, for any number of namespaces. origin: what messages call their text.
+    """Wanted rules of one family, for any number of namespaces. origin: what messages call their text.
 
     Raises RulesError for a text that is no rules, or not of our chains alone.
     """
 
-    def __init__(self, text, origin):
-        self._wanted, self._origin = _parsed(text, origin), origin
+    def __init__(self, text, origin, family=IPV4):
+        self._wanted, self._origin, self._family = _parsed(text, origin), origin, family
         self._spelled = None
 
     def apply(self, netns):
         """Bring the namespace's own chains to the rules; True when they were not so before."""
-        before = _save(netns)
+        before = _save(netns, self._family)
         if self._differ(before):
-            _restore(netns, _script(self._wanted, before))
+            _restore(netns, _script(self._wanted, before), self._family)
             return True
         return False
 
     def differ(self, netns):
         """True when the namespace's own chains are not as the rules say."""
-        return self._differ(_save(netns))
+        return self._differ(_save(netns, self._family))
 
     def _differ(self, saved):
         own = _own(saved)
@@ -84,8 +91,8 @@ class Rules(object):
     def _canonical(self):
         """The rules as this kernel and this iptables spell them: restored in a scratch namespace."""
         if self._spelled is None:
-            out = _run(self._origin, ['unshare', '--net', 'sh', '-c', 'iptables-restore && iptables-save'],
-                       _script(self._wanted, {}))
+            spell = '{0}-restore && {0}-save'.format(self._family)
+            out = _run(self._origin, ['unshare', '--net', 'sh', '-c', spell], _script(self._wanted, {}))
             self._spelled = _own(_tables(out))
         return self._spelled
 
@@ -99,17 +106,17 @@ def of_file(path):
         raise RulesError('%s: cannot be read: %s' % (path, getattr(error, 'strerror', error)))
 
 
-def remove(netns):
+def remove(netns, family=IPV4):
     """Take away every chain of ours and what jumps to it; True when there was one.
 
     A namespace that is gone has none.
     """
     if namespaces.inode(netns) is None:
         return False
-    before = _save(netns)
+    before = _save(netns, family)
     if not _own(before):
         return False
-    _restore(netns, _script({}, before))
+    _restore(netns, _script({}, before), family)
     return True
 
 
@@ -172,12 +179,12 @@ def _tables(text):
     return tables
 
 
-def _save(netns):
-    return _tables(_run('namespace ' + netns, ['iptables-save'], (), netns))
+def _save(netns, family):
+    return _tables(_run('namespace ' + netns, [family + '-save'], (), netns))
 
 
-def _restore(netns, script):
-    _run('namespace ' + netns, ['iptables-restore', '--noflush'], script, netns)
+def _restore(netns, script, family):
+    _run('namespace ' + netns, [family + '-restore', '--noflush'], script, netns)
 
 
 def _run(where, argv, script=(), netns=None):

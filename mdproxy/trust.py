@@ -6,6 +6,9 @@ Rules kept:
   that goes up is written here from what the sender of that head knows by itself.
 - The agent acts on exactly one identity and exactly one guest address. Two that disagree are not
   resolved in favour of one: they are refused (LP 1865036, OSSN-0074).
+- A guest's MAC address is told where its address says nothing to the port API: link-local, and
+  nowhere else. It is believed from a proxy alone that writes its heads itself, as ours do: haproxy,
+  which neutron uses, passes on what a guest writes, and puts its own fields behind that.
 - What another service tells is not trusted to be a header value: a tenant chooses the device_id of
   its own ports, and a line end in there would be a header of its own.
 
@@ -23,6 +26,10 @@ _ID_HEADERS = {
 }
 _KINDS = dict((header.lower(), (kind, header))
               for family in _ID_HEADERS.values() for kind, header in family.items())
+_MAC_HEADERS = {'quantum': b'X-Quantum-Guest-MAC', 'neutron': b'X-Neutron-Guest-MAC'}
+_MACS = dict((header.lower(), header) for header in _MAC_HEADERS.values())
+_MAC = re.compile(br'[0-9a-f][02468ace](?::[0-9a-f]{2}){5}\Z')     # odd: of a group, no sender's
+_LINK_LOCAL = re.compile(r'fe[89ab][0-9a-f]:')
 _UUID = re.compile(br'[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}\Z')
 _WORD = re.compile(br'[\x21-\x7e]{1,255}\Z')  # a port's device_id and tenant_id hold 255
 
@@ -57,6 +64,46 @@ class TrustError(Exception):
 def is_uuid(text):
     """Whether this (native str or bytes) is the id of a router or network, in either case."""
     return _UUID.match(_bytes(text).lower()) is not None
+
+
+def is_mac(text):
+    """Whether this (native str or bytes) is the MAC address of a guest, as 'fa:16:3e:00:00:01'."""
+    return _MAC.match(_bytes(text)) is not None
+
+
+def is_link_local(ip):
+    """Whether an address, as `canonical_ip` gives it, is of fe80::/10."""
+    return _LINK_LOCAL.match(ip) is not None
+
+
+def believed_mac(ip, mac):
+    """The MAC address by which the port of a guest is looked up, native str; None where its address
+    will do, which is not link-local.
+
+    ip: as `canonical_ip` gives it. mac: what the proxy told, or None. Without it that counts of which
+    the address was made (EUI-64), as neutron's agent has it: port security lets no other link-local
+    address out of a port. TrustError with status 404 when there is neither, or they disagree.
+    """
+    if not is_link_local(ip):
+        return None
+    made_of = _eui64(ip)
+    if not (mac or made_of):
+        raise TrustError(404, _native(_MAC_HEADERS['quantum']),
+                         'no port for a link-local address without a neighbour entry')
+    if mac and made_of and mac != made_of:
+        raise TrustError(404, _native(_MAC_HEADERS['quantum']),
+                         'its neighbours know %s, and its address was made of %s' % (mac, made_of))
+    return mac or made_of
+
+
+def _eui64(ip):
+    """The MAC address of which a link-local address was made (RFC 4291, appendix A); None when it was
+    made otherwise."""
+    octets = bytearray(socket.inet_pton(socket.AF_INET6, ip))
+    if octets[2:8] + octets[11:13] != b'\0\0\0\0\0\0\xff\xfe':
+        return None
+    mac = [octets[8] ^ 2] + list(octets[9:11]) + list(octets[13:])
+    return ':'.join('%02x' % octet for octet in mac)
 
 
 def sign(secret, instance_id):
@@ -110,27 +157,32 @@ def canonical_ip(text):
     raise ValueError('not an IP address')
 
 
-def agent_headers(identity, guest_ip, family, request, host):
+def agent_headers(identity, guest_ip, family, request, host, mac=None):
     """What the proxy sends to the agent, a list of (name, value) in bytes.
 
     identity: of the listening socket. guest_ip: of the connection, native str. family: 'quantum'
     or 'neutron', the spelling of the header (Havana renamed it). request: the guest's; only the
-    Content-Type of a body is taken from it. host: value of Host, native str or bytes.
+    Content-Type of a body is taken from it. host: value of Host, native str or bytes. mac: with a
+    link-local address alone, that of neighbours.Neighbours; upstream's agent passes it over.
     """
     headers = [
         (b'Host', _bytes(host)),
         (b'X-Forwarded-For', _bytes(guest_ip)),
         (_ID_HEADERS[family][identity.kind], _bytes(identity.id)),
     ]
+    if mac:
+        headers.append((_MAC_HEADERS[family], _bytes(mac)))
     return headers + _content_type(request)
 
 
 def read_identity(headers):
-    """Who asks, as the proxy says it: (Identity, guest address in canonical form, native str).
+    """Who asks, as the proxy says it: (Identity, guest address in canonical form, its MAC address or
+    None), the latter two native str.
 
     headers: of the request to the agent, names in lower case. TrustError with status 400 unless
     there is exactly one of the four id headers, a uuid, and exactly one X-Forwarded-For, one
-    address: a list in it would mean that somebody has forwarded what a guest wrote.
+    address: a list in it would mean that somebody has forwarded what a guest wrote. The same for a
+    MAC address that is not one, or that comes with an address which needs none.
     """
     ids = [field for field in headers if field[0] in _KINDS]
     if len(ids) != 1:
@@ -142,7 +194,8 @@ def read_identity(headers):
     kind, header = _KINDS[name]
     if not is_uuid(value):
         raise TrustError(400, _native(header), 'not a uuid: ' + _short(value))
-    return Identity(kind, _native(value.lower())), _forwarded_for(headers)
+    guest_ip = _forwarded_for(headers)
+    return Identity(kind, _native(value.lower())), guest_ip, _guest_mac(headers, guest_ip)
 
 
 def _forwarded_for(headers):
@@ -154,6 +207,25 @@ def _forwarded_for(headers):
     except ValueError:
         reason = 'not an IP address: ' + _short(addresses[0])
     raise TrustError(400, 'X-Forwarded-For', reason)
+
+
+def _guest_mac(headers, guest_ip):
+    macs = [field for field in headers if field[0] in _MACS]
+    if not macs:
+        return None
+    name, value = macs[0]
+    reason = None
+    if len(macs) != 1:
+        reason = 'more than one'
+    elif not is_mac(value):
+        reason = 'not a MAC address: ' + _short(value)
+    elif not is_link_local(guest_ip):
+        reason = 'not with a guest address like ' + guest_ip
+    elif not any(field[0] in _KINDS for field in headers[:headers.index(macs[0])]):
+        reason = 'before the identity, so a guest may have written it'
+    if reason:
+        raise TrustError(400, _native(_MACS[name]), reason)
+    return _native(value)
 
 
 def nova_headers(instance_id, tenant_id, guest_ip, secret, request, host):

@@ -102,6 +102,11 @@ def cloud(tmp_path):
     ('id=%s&id=%s' % (PORT_A, GATE_B), [PORT_A, GATE_B]),
     ('id=%s&tenant_id=tenant-b' % PORT_A, []),
     ('mac_address=fa:16:3e:00:00:0b', [PORT_B]),
+    ('mac_address=fa:16:3e:00:00:0b&network_id=' + NET_A, []),
+    ('mac_address=fa:16:3e:00:00:0a&mac_address=fa:16:3e:00:00:0b', [PORT_A, PORT_B]),
+    ('mac_address=FA:16:3E:00:00:0B', []),
+    ('mac_address=fa-16-3e-00-00-0b', []),
+    ('mac_address=', EVERY),
     ('admin_state_up=False', [EXTRA]),
     ('admin_state_up=0&admin_state_up=true', EVERY),
     ('status=DOWN', [EXTRA]),
@@ -221,6 +226,15 @@ def test_the_family_neutron_words_its_errors_its_own_way(tmp_path):
                                     '/v2.0/ports.xml', '/v3/ports', '/ports'])
 def test_an_unknown_path_is_404(cloud, target):
     assert ask(cloud.port, target, [('X-Auth-Token', cloud.token)]).status == 404
+
+
+@pytest.mark.parametrize('spelled, found', [
+    ('fa:16:3e:00:00:0b', [PORT_B]), ('FA:16:3E:00:00:0B', [PORT_B]), ('fa-16-3e-00-00-0b', [PORT_B]),
+    ('fa16.3e00.000b', [PORT_B]), ('fa:16:3e:00:00:0c', []), ('0b', [])])
+def test_the_family_neutron_knows_a_mac_address_in_any_spelling(tmp_path, spelled, found):
+    lab = Lab(tmp_path, family='neutron')
+    assert Cloud(lab).ids('mac_address=' + spelled) == found
+    lab.close()
 
 
 def test_it_is_for_reading(cloud):

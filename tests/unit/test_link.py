@@ -5,6 +5,7 @@ from mdproxy import http1, link, trust
 
 ROUTER = trust.Identity('router', '7f0f5cd4-5f0b-4f6c-9d0e-0a1b2c3d4e5f')
 NOW = 1700000000.9
+MAC = 'fa:16:3e:00:00:01'
 
 
 def sent(method=b'GET', target=b'/latest/', body=b'', content_type=None, headers=()):
@@ -15,21 +16,21 @@ def sent(method=b'GET', target=b'/latest/', body=b'', content_type=None, headers
     return http1.Request(method, target, 1, fields, body, True)
 
 
-def signed(request, identity=ROUTER, guest='10.0.0.3', secret='link secret', at=NOW):
+def signed(request, identity=ROUTER, guest='10.0.0.3', secret='link secret', at=NOW, mac=None):
     request.headers += [(name.lower(), value) for name, value in
-                        link.Link(secret, 60.0, lambda: at).headers(identity, guest, request)]
+                        link.Link(secret, 60.0, lambda: at).headers(identity, guest, request, mac)]
     return request
 
 
-def refusal(request, identity=ROUTER, guest='10.0.0.3', at=NOW):
+def refusal(request, identity=ROUTER, guest='10.0.0.3', at=NOW, mac=None):
     with pytest.raises(trust.TrustError) as caught:
-        link.Link('link secret', 60.0, lambda: at).check(identity, guest, request)
+        link.Link('link secret', 60.0, lambda: at).check(identity, guest, request, mac)
     assert caught.value.status == 403
     return str(caught.value)
 
 
-def believed(request, identity=ROUTER, guest='10.0.0.3', at=NOW):
-    link.Link('link secret', 60.0, lambda: at).check(identity, guest, request)
+def believed(request, identity=ROUTER, guest='10.0.0.3', at=NOW, mac=None):
+    link.Link('link secret', 60.0, lambda: at).check(identity, guest, request, mac)
     return True
 
 
@@ -46,6 +47,14 @@ def test_what_was_signed_is_believed(request_):
     dict(guest='10.0.0.4')])
 def test_another_sender_is_not_believed(altered):
     assert 'wrong' in refusal(signed(sent()), **altered)
+
+
+@pytest.mark.parametrize('told, heard', [
+    (MAC, 'fa:16:3e:00:00:02'), (MAC, None), (None, MAC)])
+def test_a_mac_address_is_believed_as_it_was_signed(told, heard):
+    request = signed(sent(), guest='fe80::3', mac=told)
+    assert believed(request, guest='fe80::3', mac=told)
+    assert 'wrong' in refusal(request, guest='fe80::3', mac=heard)
 
 
 @pytest.mark.parametrize('change', [

@@ -39,12 +39,13 @@ def remote(folder, script=None, **options):
         yield path, nova, address[1]
 
 
-def fields(secret=LINK, guest='127.0.0.1', target=b'/x', **kwargs):
-    """The head of a request as a proxy with this secret would send it."""
+def fields(secret=LINK, guest='127.0.0.1', target=b'/x', mac=None, told=None, **kwargs):
+    """The head of a request as a proxy with this secret would send it. told: another MAC address than
+    the one that it signs."""
     request = Request(b'GET', target, 1, [], b'', True)
-    signed = link.Link(secret, 60.0, **kwargs).headers(IDENTITY, guest, request)
-    return b''.join(b'%s: %s\r\n' % field for field in signed + [
-        (b'X-Forwarded-For', guest.encode()), (b'X-Quantum-Router-ID', ROUTER.encode())])
+    signed = link.Link(secret, 60.0, **kwargs).headers(IDENTITY, guest, request, mac)
+    head = trust.agent_headers(IDENTITY, guest, 'quantum', request, 'a', told or mac)[1:]
+    return b''.join(b'%s: %s\r\n' % field for field in signed + head)
 
 
 def test_an_agent_on_another_machine_believes_what_is_signed(tmpdir):
@@ -55,6 +56,15 @@ def test_an_agent_on_another_machine_believes_what_is_signed(tmpdir):
         assert nova.requests[1][1] == b'abc'
         assert get(port, b'/x', fields())[0] == 200
         assert not any(b'mdproxy' in head.lower() for head, _ in nova.requests)
+
+
+def test_over_tcp_the_mac_address_is_believed_as_it_was_signed(tmpdir):
+    mac, other = 'fa:16:3e:00:00:01', 'fa:16:3e:00:00:02'
+    with remote(tmpdir) as (_, nova, port):
+        assert get(port, b'/x', fields(guest='fe80::3', mac=mac))[0] == 200
+        assert get(port, b'/x', fields(guest='fe80::3', mac=mac, told=other))[0] == 403
+        assert get(port, b'/x', fields(guest='fe80::3', told=other))[0] == 403
+        assert len(nova.requests) == 1
 
 
 @pytest.mark.parametrize('forged, reason', [

@@ -22,6 +22,7 @@ pytest.importorskip('requests')
 ROUTER = Identity('router', '11111111-1111-1111-1111-111111111111')
 OTHER = Identity('router', '22222222-2222-2222-2222-222222222222')
 NETWORK = Identity('network', 'net-1')
+MAC = 'fa:16:3e:00:00:01'
 
 
 def port(name, network, ip, device, owner='compute:nova', tenant='tenant-1', **more):
@@ -140,8 +141,8 @@ class Cloud(object):
         pairs = parse_qsl(query)
         asked = dict((name, [value for key, value in pairs if key == name]) for name, _ in pairs)
         found = [port for port in self.ports if all(
-            port[name] in asked[name] for name in ('device_id', 'device_owner', 'network_id')
-            if name in asked)]
+            port.get(name) in asked[name]
+            for name in ('device_id', 'device_owner', 'network_id', 'mac_address') if name in asked)]
         wanted = [value.partition('=')[2] for value in asked.get('fixed_ips', ())]
         if wanted:
             found = [port for port in found
@@ -256,6 +257,37 @@ def test_spellings_of_an_ipv6_address_are_one_address(cloud):
     cloud.ports[3]['fixed_ips'] = [{'ip_address': '2001:DB8:0::3'}]
     cloud._list = lambda query: (200, '', {'ports': cloud.ports})
     assert resolve(cloud, ip='2001:db8::3').instance.device_id == 'instance-1'
+
+
+def test_behind_a_mac_address_is_the_one_port_on_the_routers_networks_that_has_it(cloud):
+    for index, mac in ((3, MAC), (4, MAC), (5, 'fa:16:3e:00:00:33')):
+        cloud.ports[index]['mac_address'] = mac
+    api = portapi.PortApi(options(cloud))
+    assert api.resolve(ROUTER, 'fe80::3', MAC).instance.device_id == 'instance-1'
+    assert api.resolve(OTHER, 'fe80::3', MAC).instance.device_id == 'instance-2'
+    assert api.resolve(NETWORK, 'fe80::3', MAC).instance.device_id == 'instance-1'
+    assert api.resolve(ROUTER, 'fe80::3', 'fa:16:3e:00:00:99').reason == ports.NONE
+    assert len(cloud.asked_for('mac_address=fa%3A16%3A3e%3A00%3A00%3A01&')) == 3
+
+
+def test_a_mac_address_is_compared_here_too_in_either_case(cloud):
+    cloud._list = lambda query: (200, '', {'ports': cloud.ports})
+    for spelled, reason in ((MAC.upper(), ports.FOUND), (None, ports.NONE), ('', ports.NONE)):
+        cloud.ports[3]['mac_address'] = spelled
+        assert portapi.PortApi(options(cloud)).resolve(ROUTER, 'fe80::3', MAC).reason == reason
+
+
+def test_a_mac_address_on_two_networks_of_a_router_is_many(cloud):
+    cloud.ports += [port('if-3', 'net-2', '10.0.1.1', ROUTER.id, 'network:router_interface')]
+    cloud.ports[3]['mac_address'] = cloud.ports[4]['mac_address'] = MAC
+    outcome = portapi.PortApi(options(cloud)).resolve(ROUTER, 'fe80::3', MAC)
+    assert outcome.reason == ports.MANY
+    assert 'MAC address %s: port-1, port-2' % MAC in outcome.detail
+
+
+def test_the_mac_address_of_a_router_is_no_guests(cloud):
+    cloud.ports[0]['mac_address'] = MAC
+    assert portapi.PortApi(options(cloud)).resolve(ROUTER, 'fe80::3', MAC).reason == ports.NONE
 
 
 def test_all_pages_are_read_before_one_port_is_the_only_one(cloud):
@@ -423,6 +455,14 @@ def test_what_the_command_shows(cloud):
     assert missing['outcome'] == 'none' and missing['instance'] == '' and missing['reason']
 
 
+def test_the_command_finds_a_link_local_address_by_its_mac_address(cloud):
+    cloud.ports[3]['mac_address'] = MAC
+    for ip, mac in (('fe80::3', MAC), ('fe80::f816:3eff:fe00:1', None)):
+        assert portapi.resolve(options(cloud), ROUTER, ip, mac)['instance'] == 'instance-1'
+    missing = portapi.resolve(options(cloud), ROUTER, 'fe80::3')
+    assert missing['outcome'] == 'none' and 'without a neighbour entry' in missing['reason']
+
+
 @pytest.fixture
 def running():
     with Running() as running:
@@ -454,7 +494,7 @@ class Storm(object):
 
         def ask_all():
             for key in self.keys:
-                self.lookup.find(key[0], key[1], answered, key)
+                self.lookup.find(key[0], key[1], None, answered, key)
         self.running.call(ask_all)
 
     def end(self, seconds=30):

@@ -28,10 +28,10 @@ class Api(object):
         self.asked, self.free, self.outcome, self.prefix = [], threading.Event(), None, prefix
         self.free.set()
 
-    def resolve(self, identity, ip):
+    def resolve(self, identity, ip, mac):
         self.asked.append(ip)
         self.free.wait(10)
-        return self.outcome or found(self.prefix + ip)
+        return self.outcome or found(self.prefix + (mac or ip))
 
     def token_age(self):
         return 7.0
@@ -42,8 +42,8 @@ class Lookups(object):
         self.running, self.api, self.answers = running, Api(), []
         self.lookup = ports.PortLookup(running.loop, self.api, Options(**more))
 
-    def find(self, ip='10.0.0.3', identity=ROUTER):
-        self.running.call(self.lookup.find, identity, ip,
+    def find(self, ip='10.0.0.3', identity=ROUTER, mac=None):
+        self.running.call(self.lookup.find, identity, ip, mac,
                           lambda outcome, number: self.answers.append(outcome), 1)
 
     def ask(self, *args):
@@ -151,6 +151,14 @@ def test_an_answer_is_believed_for_its_time(clock, timed, outcome, ttl):
     lookups.find()
     clock.arrived()
     assert lookups.answers == [outcome] * 3 and len(lookups.api.asked) == 2
+
+
+def test_one_link_local_address_with_another_mac_address_is_another_guest(running):
+    lookups = Lookups(running)
+    for mac in ('fa:16:3e:00:00:01', 'fa:16:3e:00:00:02', 'fa:16:3e:00:00:01'):
+        assert lookups.ask('fe80::3', ROUTER, mac) == found(mac)
+    assert lookups.counted() == {'miss': 2, 'hit': 1}
+    lookups.lookup.close()
 
 
 def test_every_answer_is_counted_once(clock, timed):
@@ -276,8 +284,8 @@ def test_a_known_guest_does_not_wait_for_one_call_that_hangs_while_others_are_an
     clock.advance(10)
     resolve, gate = lookups.api.resolve, threading.Event()
 
-    def gated(identity, ip):
-        outcome = resolve(identity, ip)
+    def gated(identity, ip, mac):
+        outcome = resolve(identity, ip, mac)
         if ip == 'known':
             gate.wait(10)
         return outcome
@@ -315,8 +323,8 @@ def test_a_queue_that_moves_is_waited_for_until_it_stops(clock, timed):
     gates = [threading.Event() for _ in range(3)]
     resolve = lookups.api.resolve
 
-    def gated(identity, ip):
-        outcome = resolve(identity, ip)
+    def gated(identity, ip, mac):
+        outcome = resolve(identity, ip, mac)
         gates[int(ip)].wait(10)
         return outcome
     lookups.api.resolve = gated
@@ -371,11 +379,11 @@ def test_a_thousand_guests_of_a_slow_api_all_get_their_answer(running):
     lookups = Lookups(running)
     resolve = lookups.api.resolve
 
-    def slow(identity, ip):
+    def slow(identity, ip, mac):
         time.sleep(0.002)
-        return resolve(identity, ip)
+        return resolve(identity, ip, mac)
     lookups.api.resolve = slow
-    running.call(lambda: [lookups.lookup.find(ROUTER, str(number), lookups.answers.append)
+    running.call(lambda: [lookups.lookup.find(ROUTER, str(number), None, lookups.answers.append)
                           for number in range(1000) for _ in range(3)])
     wait_until(lambda: len(lookups.answers) == 3000)
     assert lookups.counted() == {'miss': 1000, 'shared': 2000}
@@ -579,7 +587,7 @@ def test_lookups_under_way_are_bounded(clock, timed, monkeypatch):
 
 def test_who_fails_over_an_answer_does_not_keep_it_from_others(clock, timed, caplog):
     lookups = timed()
-    lookups.lookup.find(ROUTER, '10.0.0.3', lambda outcome: outcome.no_such_thing)
+    lookups.lookup.find(ROUTER, '10.0.0.3', None, lambda outcome: outcome.no_such_thing)
     lookups.find()
     clock.arrived()
     assert lookups.answers == [found('10.0.0.3')]

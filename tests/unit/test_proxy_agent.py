@@ -43,8 +43,8 @@ FORGED = b''.join(b'%s: forged\r\n' % name for name in (
     b'X-Instance-ID', b'x-instance-id', b'X-INSTANCE-ID', b'X-Tenant-ID',
     b'X-Instance-ID-Signature', b'X-Forwarded-For', b'x-forwarded-for', b'Forwarded',
     b'X-Quantum-Router-ID', b'X-Quantum-Network-ID', b'X-Neutron-Router-ID',
-    b'X-Neutron-Network-ID', b'X-Real-IP', b'Proxy-Authorization', b'Cookie',
-    b'X-HTTP-Method-Override', b'Keep-Alive', b'TE')) + (
+    b'X-Neutron-Network-ID', b'X-Quantum-Guest-MAC', b'X-Neutron-Guest-MAC',
+    b'X-Real-IP', b'Proxy-Authorization', b'Cookie', b'X-HTTP-Method-Override', b'Keep-Alive', b'TE')) + (
     b'Connection: close, X-Forwarded-For, X-Instance-ID, Host\r\n')
 
 
@@ -275,6 +275,21 @@ def test_the_agent_believes_no_half_an_identity(tmpdir, forged):
     with Path(1, tmpdir) as path:
         path.start_agent()
         assert get(path.socket, b'/', forged.replace(b'%s', ROUTER.encode()))[0] == 400
+
+
+def test_the_agent_knows_a_link_local_guest_by_its_mac_address(tmpdir):
+    who = b'X-Forwarded-For: fe80::3\r\nX-Quantum-Router-ID: %s\r\n' % ROUTER.encode()
+    mac = b'X-Quantum-Guest-MAC: fa:16:3e:00:00:01\r\n'
+    with Answering(keep_answering(OK)) as nova, Path(nova.port, tmpdir) as path:
+        path.start_agent()
+        assert get(path.socket, b'/', who + mac)[0] == 200
+        assert sorted(fields(nova.requests[0][0])) == nova_fields(nova, b'fe80::3')
+        assert get(path.socket, b'/', who)[0] == 404
+        assert 'guest fe80::3: 404 no instance has this address: no port for a link-local address without' \
+            in path.agent.log()
+        assert get(path.socket, b'/', mac + who)[0] == 400
+        assert get(path.socket, b'/', who.replace(b'fe80::3', b'127.0.0.1') + mac)[0] == 400
+        assert len(nova.requests) == 1
 
 
 def test_an_agent_may_be_killed_and_started_again(tmpdir):

@@ -131,6 +131,11 @@ def test_a_command_that_is_missing_is_named(written, tmpdir, monkeypatch):
     assert str(caught.value) == 'iptables-save cannot be run: No such file or directory'
 
 
+def test_the_rules_of_ipv6_differ_from_the_others_in_the_address_alone():
+    assert rules.for_guests6('qr-1', 9999) == rules.for_guests('qr-1', 9999).replace(
+        '169.254.169.254/32', 'fe80::a9fe:a9fe/128').replace('169.254.169.254', 'fe80::a9fe:a9fe')
+
+
 def test_the_rules_of_discovered_routers_are_those_that_the_role_writes():
     path = os.path.join(os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))),
                         'roles', 'router_proxy', 'templates', 'proxy.rules.j2')

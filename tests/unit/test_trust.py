@@ -9,10 +9,12 @@ from mdproxy import http1, trust
 
 ROUTER = '7f0f5cd4-5f0b-4f6c-9d0e-0a1b2c3d4e5f'
 NETWORK = '11111111-2222-3333-4444-555555555555'
+MAC = 'fa:16:3e:00:00:01'
 FORGED = [(b'host', b'evil'), (b'x-forwarded-for', b'10.0.0.9'), (b'forwarded', b'for=10.0.0.9'),
           (b'x-instance-id', b'i-evil'), (b'x-tenant-id', b'evil'),
           (b'x-instance-id-signature', b'0' * 64), (b'x-quantum-router-id', b'evil'),
-          (b'x-neutron-network-id', b'evil'), (b'connection', b'x-tenant-id'),
+          (b'x-neutron-network-id', b'evil'), (b'x-quantum-guest-mac', b'fa:16:3e:00:00:99'),
+          (b'x-neutron-guest-mac', b'fa:16:3e:00:00:99'), (b'connection', b'x-tenant-id'),
           (b'proxy-authorization', b'evil'), (b'content-length', b'3'),
           (b'transfer-encoding', b'chunked'), (b'cookie', b'evil')]
 
@@ -134,13 +136,13 @@ def test_what_the_proxy_writes_the_agent_reads(family, kind, guest):
     reader.feed(http1.format_request(b'GET', b'/', trust.agent_headers(
         identity, guest, family, request(), '169.254.169.254'), b''))
     read = trust.read_identity(reader.next_request().headers)
-    assert read == (identity, guest)
+    assert read == (identity, guest, None)
     assert type(read[0].id) is str and type(read[1]) is str
 
 
 def test_uuid_and_address_are_read_in_canonical_form():
     assert trust.read_identity(told(ROUTER.upper(), guest=b'FD00::0:3')) == \
-        (trust.Identity('router', ROUTER), 'fd00::3')
+        (trust.Identity('router', ROUTER), 'fd00::3', None)
 
 
 @pytest.mark.parametrize('first', sorted(trust._KINDS))
@@ -189,6 +191,92 @@ def test_a_refusal_shows_little_of_the_value_and_no_control_byte():
     error = refusal(told('\x1b' + 'x' * 1000))
     assert len(str(error)) < 120 and '\x1b' not in str(error)
     assert str(error).startswith("X-Quantum-Router-ID: not a uuid: '")
+
+
+# A link-local guest's MAC address
+
+@pytest.mark.parametrize('ip, is_one', [
+    ('fe80::1', True), ('fe80::a9fe:a9fe', True), ('febf:1::', True), ('fe90::1', True),
+    ('fec0::1', False), ('fe7f::1', False), ('fe8::1', False), ('fd00::fe80', False),
+    ('::1', False), ('::1:fe80:1', False), ('10.0.0.3', False), ('169.254.0.1', False)])
+def test_link_local_is_what_the_first_ten_bits_say(ip, is_one):
+    assert trust.canonical_ip(ip) == ip
+    assert trust.is_link_local(ip) is is_one
+
+
+@pytest.mark.parametrize('family, name', [('quantum', b'X-Quantum-Guest-MAC'),
+                                          ('neutron', b'X-Neutron-Guest-MAC')])
+def test_the_mac_address_goes_to_the_agent_and_is_read_there(family, name):
+    identity = trust.Identity('router', ROUTER)
+    headers = trust.agent_headers(identity, 'fe80::3', family, request(), 'a', MAC)
+    assert headers[1] == (b'X-Forwarded-For', b'fe80::3') and headers[3:] == [(name, MAC.encode('ascii'))]
+    reader = http1.RequestReader()
+    reader.feed(http1.format_request(b'GET', b'/', headers, b''))
+    read = trust.read_identity(reader.next_request().headers)
+    assert read == (identity, 'fe80::3', MAC)
+    assert type(read[2]) is str
+
+
+def told_mac(value=b'fa:16:3e:00:00:01', name=b'x-quantum-guest-mac', guest=b'fe80::3'):
+    return told(guest=guest) + [(name, value)]
+
+
+@pytest.mark.parametrize('guest', [b'10.0.0.3', b'fd00::3', b'2001:db8::3', b'::ffff:10.0.0.3'])
+def test_a_mac_address_beside_an_address_that_says_who_it_is_is_refused(guest):
+    assert 'not with a guest address' in refusal(told_mac(guest=guest)).reason
+
+
+@pytest.mark.parametrize('value', [
+    b'', b'fa:16:3e:00:00', b'fa:16:3e:00:00:01 ', b'fa:16:3e:00:00:01\n', b'fa-16-3e-00-00-01',
+    b'fa163e000001', b'FA:16:3E:00:00:01', b'fa:16:3e:00:00:0g', b'01:00:5e:00:00:01', b'ff:ff:ff:ff:ff:ff',
+    b'fa:16:3e:00:00:01,fa:16:3e:00:00:02', b'fa:16:3e:00:00:01:02', b'\xff' * 17])
+def test_a_mac_address_has_one_form(value):
+    error = refusal(told_mac(value))
+    assert error.header == 'X-Quantum-Guest-MAC' and error.reason.startswith('not a MAC address: ')
+    assert not trust.is_mac(value)
+
+
+@pytest.mark.parametrize('name', [b'x-quantum-guest-mac', b'x-neutron-guest-mac'])
+def test_two_mac_addresses_are_none(name):
+    assert refusal(told_mac() + [(name, b'fa:16:3e:00:00:01')]).reason == 'more than one'
+
+
+def test_a_mac_address_before_what_a_proxy_adds_may_be_a_guests():
+    """haproxy, as neutron configures it, passes a guest's fields on and adds its own behind them."""
+    fields = told_mac()
+    assert trust.read_identity(fields)[2] == MAC
+    assert 'a guest may have written it' in refusal(fields[-1:] + fields[:-1]).reason
+
+
+@pytest.mark.parametrize('ip, mac', [
+    ('fe80::f816:3eff:fe00:1', 'fa:16:3e:00:00:01'), ('fe80::ff:fe00:1', '02:00:00:00:00:01'),
+    ('fe80::200:ff:fe00:1', '00:00:00:00:00:01'), ('fe80::b061:a3ff:fec1:35c7', 'b2:61:a3:c1:35:c7')])
+def test_without_a_neighbour_entry_the_address_says_of_which_mac_address_it_is_made(ip, mac):
+    assert trust.believed_mac(ip, None) == trust.believed_mac(ip, mac) == mac
+    assert type(trust.believed_mac(ip, None)) is str
+
+
+@pytest.mark.parametrize('ip', ['fe80::3', 'fe80::f816:3e00:fe00:1', 'fe80::f816:3eff:ff00:1',
+                                'fe80:1::f816:3eff:fe00:1', 'fe80::1:f816:3eff:fe00:1'])
+def test_an_address_that_is_made_otherwise_needs_an_entry(ip):
+    assert trust.believed_mac(ip, MAC) == MAC
+    with pytest.raises(trust.TrustError) as caught:
+        trust.believed_mac(ip, None)
+    assert caught.value.status == 404
+    assert caught.value.reason == 'no port for a link-local address without a neighbour entry'
+
+
+def test_an_entry_and_an_address_that_disagree_are_nobody():
+    """Either may be what a guest has chosen."""
+    with pytest.raises(trust.TrustError) as caught:
+        trust.believed_mac('fe80::f816:3eff:fe00:2', MAC)
+    assert caught.value.status == 404
+    assert 'fa:16:3e:00:00:02' in caught.value.reason and MAC in caught.value.reason
+
+
+@pytest.mark.parametrize('ip', ['10.0.0.3', '2001:db8::f816:3eff:fe00:1'])
+def test_other_addresses_have_no_need_of_a_mac_address(ip):
+    assert trust.believed_mac(ip, None) is None
 
 
 # Agent to nova

@@ -30,12 +30,13 @@ if sys.argv[1] == 'agent' or sources.load().builtin_agent:
             return None
         def renewed(self, options):
             return self
-        def resolve(self, identity, ip):
+        def resolve(self, identity, ip, mac):
             return {
                 '127.0.0.1': ports.Outcome('found', ports.Instance(%r, 'tenant-1', 'port-1'), ''),
                 '127.0.0.2': ports.Outcome('none', None, 'no port with it'),
                 '127.0.0.3': ports.Outcome('many', None, '2 ports have it'),
                 '127.0.0.4': ports.Outcome('error', None, 'answered 500'),
+                'fe80::3': ports.Outcome('found', ports.Instance(%r, 'tenant-1', mac), ''),
             }[ip]
     if 'stand-in' in sources.load().port_api_url:
         portapi.PortApi = Api
@@ -50,7 +51,7 @@ sys.stdout.flush()
 status = proxy.run(trust.Identity('router', %r), [listener], sources)
 print(' '.join(set(sys.modules) - before))
 sys.exit(status)
-''' % (ROOT, INSTANCE, ROUTER)
+''' % (ROOT, INSTANCE, INSTANCE, ROUTER)
 
 
 class Child(object):
