@@ -103,6 +103,7 @@ OPTIONS = (
     Option('max_body', 'integer', 65536, 'largest request body, bytes'),
     Option('rate_limit', 'limit', 0, 'requests per second of one address, then 429; 0: any'),
     Option('rate_burst', 'integer', 50, 'requests of one address at once before that'),
+    Option('ipv6', 'flag', False, 'guests of routers reach fe80::a9fe:a9fe too'),
     Option('isolated_networks', 'flag', False,
            'proxy --discover also serves the networks of qdhcp- namespaces'),
     Option('workers', 'limit', 0, 'processes of proxy --discover that serve; 0: one per core, at most 8'),

@@ -84,14 +84,59 @@ def inside(netns):
         os.close(there)
 
 
-def open_listener(host, port, netns=None, shared=False):
+def open_listener(host, port, netns=None):
     """A listening TCP socket at host:port, inside the named namespace or else in this one.
 
-    shared: another socket of the same user that is shared too may listen there. Raises NamespaceError
-    when there is no such namespace or the address cannot be taken there.
+    Raises NamespaceError when there is no such namespace or the address cannot be taken there.
     """
+    listener = bind(host, port, netns)
+    listen(listener, netns)
+    return listener
+
+
+def bind(host, port, netns=None, shared=False):
+    """As `open_listener`, but nobody can connect before `listen`.
+
+    shared: another socket of the same user that is shared too may listen there. One for IPv6 is for
+    IPv6 alone then, so that there can be one for IPv4 beside it.
+    """
+    family = socket.AF_INET6 if ':' in host else socket.AF_INET
     with inside(netns):
-        return _listen(host, port, 'this namespace' if netns is None else 'namespace ' + netns, shared)
+        try:
+            bound = socket.socket(family, socket.SOCK_STREAM)
+        except (OSError, IOError) as error:
+            raise _refused(error, netns, host, port)
+    try:
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if shared:
+            bound.setsockopt(socket.SOL_SOCKET, _SO_REUSEPORT, 1)
+            if family == socket.AF_INET6:
+                bound.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        # Accepted sockets inherit both, which saves calls for every connection.
+        bound.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER)
+        bound.bind((str(host), port))
+    except (OSError, IOError) as error:
+        bound.close()
+        raise _refused(error, netns, host, port)
+    return bound
+
+
+def listen(bound, netns=None):
+    """Let a socket of `bind` in that namespace be connected to. On NamespaceError it is closed."""
+    try:
+        bound.listen(_BACKLOG)
+    except (OSError, IOError) as error:
+        host, port = bound.getsockname()[:2]
+        bound.close()
+        raise _refused(error, netns, host, port)
+
+
+def _refused(error, netns, host, port):
+    hint = '; another proxy serves there' if error.errno == errno.EADDRINUSE else ''
+    return NamespaceError('%s: cannot listen on %s port %d: %s%s'
+                          % ('this namespace' if netns is None else 'namespace ' + netns, host, port,
+                             _why(error), hint))
 
 
 def leave_for_host():
@@ -134,25 +179,6 @@ def _enter(descriptor, what):
     import ctypes  # here: 3 ms and memory that the server has better use for
     if ctypes.CDLL(None, use_errno=True).setns(descriptor, _CLONE_NEWNET):
         raise NamespaceError('%s cannot be entered: %s' % (what, os.strerror(ctypes.get_errno())))
-
-
-def _listen(host, port, where, shared):
-    listener = socket.socket(socket.AF_INET6 if ':' in host else socket.AF_INET, socket.SOCK_STREAM)
-    try:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        if shared:
-            listener.setsockopt(socket.SOL_SOCKET, _SO_REUSEPORT, 1)
-        # Accepted sockets inherit both, which saves calls for every connection.
-        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER)
-        listener.bind((str(host), port))
-        listener.listen(_BACKLOG)
-    except (OSError, IOError) as error:
-        listener.close()
-        hint = '; another proxy serves there' if error.errno == errno.EADDRINUSE else ''
-        raise NamespaceError('%s: cannot listen on %s port %d: %s%s'
-                             % (where, host, port, _why(error), hint))
-    return listener
 
 
 def inherited_listener(descriptor):

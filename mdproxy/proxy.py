@@ -41,10 +41,21 @@ class Proxy(service.Service):
             self._agents = Agents(loop, self.requests, options)
             self.watch(lambda: self._agents.upstream)
 
-    def serve(self, listeners):
-        """Accept guests on (listening socket, trust.Identity of those who are behind it) each."""
+    def serve(self, listeners, neighbours=()):
+        """Accept guests on (listening socket, trust.Identity of those who are behind it) each.
+
+        neighbours: (trust.Identity, socket of neighbours.open_socket) of routers that have guests of IPv6.
+        """
         handler = self._ask_builtin if self._builtin else self._ask_agents
-        self.listen(listeners, handler, self._refused, limited=True)
+        mac_of = None
+        if neighbours:
+            from .neighbours import Neighbours
+            tables = dict((identity, Neighbours(sock)) for identity, sock in neighbours)
+
+            def mac_of(identity, peer, scope):
+                known = trust.is_link_local(peer) and tables.get(identity)
+                return known.mac(peer, scope) if known else None
+        self.listen(listeners, handler, self._refused, limited=True, mac_of=mac_of)
 
     def configure(self, options):
         if options.builtin_agent != self.options.builtin_agent:
@@ -72,7 +83,7 @@ class Proxy(service.Service):
         self._agents.ask(exchange)
 
     def _ask_builtin(self, exchange):
-        self._builtin.handle(exchange.origin, exchange.peer, exchange)
+        self._builtin.handle(exchange.origin, exchange.peer, exchange, exchange.mac)
 
     def _refused(self, identity, peer, status, text):
         self.requests.failed(identity.guest(peer), status, text)
@@ -95,13 +106,15 @@ class Agents(object):
 
     def ask(self, exchange):
         """Send a guest's request to an agent and its answer back."""
-        request, who = exchange.request, (exchange.origin, exchange.peer)
-        signed = self._link.headers(exchange.origin, exchange.peer, request) if self._link else ()
+        request, who = exchange.request, (exchange.origin, exchange.peer, exchange.mac)
+        signed = ()
+        if self._link:
+            signed = self._link.headers(exchange.origin, exchange.peer, request, exchange.mac)
         self.upstream.forward(exchange, self._heads.format(who, request, signed), self._failed)
 
     def _headers(self, who, request):
-        identity, peer = who
-        return trust.agent_headers(identity, peer, self._family, request, METADATA_HOST)
+        identity, peer, mac = who
+        return trust.agent_headers(identity, peer, self._family, request, METADATA_HOST, mac)
 
     def _failed(self, exchange, failure):
         who = exchange.origin.guest(exchange.peer)

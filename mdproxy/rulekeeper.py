@@ -1,4 +1,4 @@
-"""Rules for many namespaces at once, applied by processes that live as long as that takes.
+"""Work in many namespaces at once, by processes that live as long as that takes: rules, above all.
 
 iptables takes its milliseconds, and hundreds of namespaces may come together; whoever has them all to
 look after must not wait. So a few short-lived children of root's do it, each for some namespaces, and
@@ -21,7 +21,7 @@ _log = logging.getLogger('mdproxy.rulekeeper')
 
 
 class RuleKeeper(object):
-    """Applies and removes rules. at_once: how many children work side by side.
+    """Applies and removes rules, or what else there is to do. at_once: how many children work side by side.
 
     told(name, outcome, reason) is called for every namespace: APPLIED when its rules had to be changed,
     UNCHANGED, or FAILED and why.
@@ -38,19 +38,13 @@ class RuleKeeper(object):
         """Whether nothing waits and no child works."""
         return not self._queue and not self._running
 
-    def apply(self, name, wanted):
-        """Bring a namespace's rules to wanted, a rules.Rules."""
-        self._enqueue(name, wanted.apply)
-
-    def remove(self, name):
-        """Take a namespace's rules away."""
-        self._enqueue(name, rules.remove)
-
     def forget(self, name):
         """A namespace is gone: what still waits for it need not be done."""
         self._queue.pop(name, None)
 
-    def _enqueue(self, name, action):
+    def do(self, name, action):
+        """Have a child call action(name), which is true when there was something to change and may
+        raise RulesError. What was asked for that namespace before and still waits is not done."""
         self._queue.pop(name, None)
         self._queue[name] = action
         if not self._soon:

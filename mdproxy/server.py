@@ -90,18 +90,20 @@ class RequestLog(object):
 class Exchange(object):
     """A request and the way to answer it.
 
-    request: http1.Request. peer: the guest's address, native str, '' on a unix socket. origin: what
-    the listener that it came by stands for, None or a trust.Identity.
+    request: http1.Request. peer: the guest's address, native str, '' on a unix socket. scope: of a
+    link-local address, index of the interface that it holds for, else 0. origin: what the listener that
+    it came by stands for, None or a trust.Identity. mac: of the guest, as of Server.
     context: the handler's own. source: who is relayed, told to pause, resume and cancel.
     gone: nobody waits for the answer any more. started: the guest has seen the beginning of it.
     status: of the answer, 0 before it begins. began: when the request was complete, by _clock.
     """
 
-    __slots__ = ('request', 'peer', 'origin', 'context', 'source', 'status', 'began', '_connection',
+    __slots__ = ('request', 'peer', 'origin', 'mac', 'context', 'source', 'status', 'began', '_connection',
                  '_writer')
 
     def __init__(self, connection, request):
-        self.request, self.peer, self.origin = request, connection.peer, connection.origin
+        self.request, self.peer = request, connection.peer
+        self.origin, self.mac = connection.origin, connection.mac
         self.context = self.source = None
         self.status, self.began = 0, _clock()
         self._connection, self._writer = connection, None
@@ -164,14 +166,15 @@ class Exchange(object):
 
 
 class GuestConnection(eventloop.Stream):
-    """A connection of a guest. peer and origin: as of Exchange. last: no request will be taken after
-    the present one."""
+    """A connection of a guest. peer, scope, origin and mac: as of Exchange. last: no request will be
+    taken after the present one."""
 
-    __slots__ = ('peer', 'origin', 'last', '_server', '_reader', '_exchange', '_pumping', '_stage', '_ahead',
-                 '_closing', '_served', '_ended')
+    __slots__ = ('peer', 'scope', 'origin', 'mac', 'last', '_server', '_reader', '_exchange',
+                 '_pumping', '_stage', '_ahead', '_closing', '_served', '_ended')
 
-    def __init__(self, server, sock, peer, origin):
-        self.peer, self.origin = peer, origin
+    def __init__(self, server, sock, peer, scope, origin):
+        self.peer, self.scope, self.origin = peer, scope, origin
+        self.mac = server.mac_of(origin, peer, scope) if scope else None
         self.last = server.draining
         self._server = server
         self._reader = RequestReader(server.max_head, max_body=server.options.max_body)
@@ -184,6 +187,11 @@ class GuestConnection(eventloop.Stream):
         self._ended = False     # the guest has said all it wants to
         super(GuestConnection, self).__init__(server.loop, sock)
         self.set_deadline(self.loop.now + server.options.idle_timeout)
+
+    @property
+    def guest(self):
+        """Who it is, among all guests of all routers."""
+        return self.origin, self.peer, self.scope
 
     def data_received(self, data):
         if self._closing:
@@ -304,8 +312,7 @@ class GuestConnection(eventloop.Stream):
         server = self._server
         exchange = self._exchange = Exchange(self, request)
         try:
-            if server.rate_limit and not server.rate_limit.allows((self.origin, self.peer),
-                                                                  self.loop.now):
+            if server.rate_limit and not server.rate_limit.allows(self.guest, self.loop.now):
                 server.refused(self.origin, self.peer, 429, 'more requests than rate_limit allows')
                 exchange.respond(429, 'too many requests', _SOON)
             else:
@@ -366,11 +373,14 @@ class Server(object):
     server answered itself, to log it (status 0: it could not answer). observe(origin, status, seconds)
     is told of every answer: status 0 when it was not complete, seconds None when what was refused was
     not a request. limited: those who ask are guests, and what options say of one address holds for
-    each, and for each router's anew; else they are proxies of ours.
+    each, and for each router's anew; else they are proxies of ours. mac_of(origin, peer, scope) is asked
+    once for a connection from a link-local address.
     """
 
-    def __init__(self, loop, listeners, handler, refused, options, observe=None, limited=False):
+    def __init__(self, loop, listeners, handler, refused, options, observe=None, limited=False,
+                 mac_of=None):
         self.loop, self.handler, self.refused = loop, handler, refused
+        self.mac_of = mac_of or _unknown
         self.observe = observe or _unobserved
         self._limited = limited
         self.max_head = _GUESTS_HEAD if limited else _RELAYED_HEAD
@@ -378,7 +388,7 @@ class Server(object):
         self.connections = set()
         self.draining = False
         self._drained = None
-        self._of_peer = {}          # (origin, address) -> how many connections
+        self._of_guest = {}         # GuestConnection.guest -> how many connections
         self._other_files = _OTHER_FILES + len(listeners)
         self.configure(options)
         self._listeners = [
@@ -423,28 +433,27 @@ class Server(object):
     def closed(self, connection):
         """A connection is closed."""
         self.connections.discard(connection)
-        guest = connection.origin, connection.peer
-        left = self._of_peer.pop(guest, 1) - 1
+        left = self._of_guest.pop(connection.guest, 1) - 1
         if left:
-            self._of_peer[guest] = left
+            self._of_guest[connection.guest] = left
         self._check_drained()
 
     def _accepted(self, origin, sock, address):
-        peer, limit = _host(address), self._limit
-        peer_limit = self._limited and self.options.max_connections_per_guest or limit
+        peer, scope, limit = _host(address), _scope(address), self._limit
+        guest_limit = self._limited and self.options.max_connections_per_guest or limit
         if len(self.connections) >= limit:
             self._make_room()
-        of_peer = self._of_peer.get((origin, peer), 0)
-        if len(self.connections) >= limit + _OVERFLOW or of_peer >= peer_limit + _OVERFLOW:
+        of_guest = self._of_guest.get((origin, peer, scope), 0)
+        if len(self.connections) >= limit + _OVERFLOW or of_guest >= guest_limit + _OVERFLOW:
             sock.close()
             return
-        connection = GuestConnection(self, sock, peer, origin)
+        connection = GuestConnection(self, sock, peer, scope, origin)
         self.connections.add(connection)
-        self._of_peer[origin, peer] = of_peer + 1
+        self._of_guest[connection.guest] = of_guest + 1
         if len(self.connections) > limit:
             reason = 'there are %d connections already' % limit
-        elif of_peer >= peer_limit:
-            reason = 'it has %d connections already' % peer_limit
+        elif of_guest >= guest_limit:
+            reason = 'it has %d connections already' % guest_limit
         else:
             return
         self.refused(origin, peer, 503, reason)
@@ -476,6 +485,15 @@ class Server(object):
 
 def _unobserved(_origin, _status, _seconds):
     """Nobody counts."""
+
+
+def _unknown(_origin, _peer, _scope):
+    """Nobody knows a MAC address."""
+
+
+def _scope(address):
+    """Index of the interface that a link-local address holds for, else 0."""
+    return address[3] if len(address) == 4 else 0
 
 
 def _host(address):

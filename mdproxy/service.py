@@ -39,14 +39,14 @@ class Service(object):
         self.registry.read('gauge', 'mdproxy_connections', 'Open connections of those who ask.',
                            lambda: sum(len(one.connections) for one in self._servers))
 
-    def listen(self, listeners, handler, refused, limited=False):
+    def listen(self, listeners, handler, refused, limited=False, mac_of=None):
         """Have handler(exchange) called for requests that come to listeners.
 
-        listeners and refused: as of server.Server. limited: those who ask are guests, and have limits
-        each.
+        listeners, refused and mac_of: as of server.Server. limited: those who ask are guests, and have
+        limits each.
         """
         self._servers.append(server.Server(self.loop, listeners, handler, refused, self.options,
-                                           self._observe, limited))
+                                           self._observe, limited, mac_of))
 
     def tell(self, listeners, removing=True):
         """Answer for metrics and status on listening sockets, and on status_listen.

@@ -24,7 +24,9 @@ from . import (
     daemon,
     discovery,
     eventloop,
+    linklocal,
     namespaces,
+    neighbours,
     privileges,
     rulekeeper,
     rules,
@@ -48,54 +50,63 @@ _log = logging.getLogger('mdproxy.supervisor')
 
 
 class Site(object):
-    """A namespace, with what is served in it. listener: None while it cannot be had.
+    """A namespace, with what is served in it.
 
-    ruled: None while its rules are on their way, True, or False when that failed. looked_at: when they
-    were, by the loop's clock. failures: of the listener or, when there is one, of the rules, in a row.
-    trouble: what the last one was. said: it was logged.
+    sockets: bound, empty while they cannot be had; nobody can connect before the rules are there, and
+    they are served. inode: the namespace's. looked_at: when its rules were, by the loop's clock.
+    failures: of sockets or rules, in a row. trouble: what the last one was. said: it was logged.
     """
 
-    __slots__ = ('name', 'identity', 'inode', 'listener', 'ruled', 'looked_at', 'failures', 'trouble',
+    __slots__ = ('name', 'identity', 'inode', 'sockets', 'served', 'looked_at', 'failures', 'trouble',
                  'said')
 
     def __init__(self, name, identity):
         self.name, self.identity = name, identity
-        self.inode = self.listener = None
-        self.ruled, self.looked_at = None, 0.0
-        self.failures, self.trouble, self.said = 0, '', False
+        self.inode, self.sockets, self.served = None, (), False
+        self.looked_at, self.failures, self.trouble, self.said = 0.0, 0, '', False
 
     @property
-    def served(self):
-        return self.listener is not None and self.ruled
+    def has_rules(self):
+        """A network's address is on an interface; nobody has to be led to it."""
+        return self.identity.kind == 'router'
 
-    def open(self, address):
-        """Listen in the namespace that now has the name. Raises NamespaceError."""
+    def bind(self, addresses):
+        """Take addresses in the namespace that now has the name. Raises NamespaceError."""
         self.close()
         inode = namespaces.inode(self.name)
         if inode is None:
             raise namespaces.NamespaceError('no namespace is mounted there')
-        listener = namespaces.open_listener(*address, netns=self.name, shared=True)
+        for address in addresses:
+            self.sockets += (namespaces.bind(*address, netns=self.name, shared=True),)
         if namespaces.inode(self.name) != inode:
-            listener.close()
+            self.close()
             raise namespaces.NamespaceError('another was made meanwhile')
-        self.listener, self.inode = listener, inode
+        self.inode = inode
+
+    def listen(self):
+        """Let guests connect. Raises NamespaceError."""
+        for sock in self.sockets:
+            namespaces.listen(sock, self.name)
+        self.served = True
 
     def close(self):
-        """Stop listening; the namespace can go then, as far as this process is concerned."""
-        if self.listener is not None:
-            self.listener.close()
-        self.listener = self.inode = self.ruled = None
+        """Let go of the sockets; the namespace can go then, as far as this process is concerned."""
+        for sock in self.sockets:
+            sock.close()
+        self.inode, self.sockets, self.served = None, (), False
 
 
 class Supervisor(service.Service):
-    """The master. listen: (address, port) in routers' namespaces. wanted: their rules.Rules."""
+    """The master. listen: (address, port) in routers' namespaces. wanted: their rules.Rules, of IPv4
+    and, if guests of IPv6 are served, of IPv6."""
 
-    fixed = service.Service.fixed + ('lock_file', 'rules_interval')
+    fixed = service.Service.fixed + ('lock_file', 'rules_interval', 'ipv6')
     command = 'proxy'
 
     def __init__(self, loop, listen, wanted, options):
         super(Supervisor, self).__init__(loop, 'master', {}, options)
-        self._listen, self._wanted = listen, wanted
+        self._wanted, self._ipv6 = wanted, len(wanted) > 1
+        self._listen = [listen] + [('::', listen[1])] * self._ipv6
         self._lock = _locked(options.lock_file)
         eventloop.raise_file_limit(2 * server.descriptors_for(options.max_connections))
         self._children = children.Children(loop)
@@ -143,8 +154,8 @@ class Supervisor(service.Service):
         self._stopping = True
         for site in self._sites.values():
             site.close()
-            if site.identity.kind == 'router':
-                self._rules.remove(site.name)
+            if site.has_rules:
+                self._rules.do(site.name, self._remove_rules)
         self._workers.drain(lambda: self._when_ruled(
             lambda: super(Supervisor, self).drain(drained, patient)))
 
@@ -170,7 +181,7 @@ class Supervisor(service.Service):
             if site is None:
                 site = self._sites[name] = Site(name, found[name])
                 self._open(site)
-            elif site.listener is not None and site.inode != namespaces.inode(name):
+            elif site.sockets and site.inode != namespaces.inode(name):
                 self._say('anew', '%s was made anew', name)
                 self._workers.renew()       # those that have the old socket keep the old one alive
                 self._open(site)
@@ -178,23 +189,22 @@ class Supervisor(service.Service):
     def _open(self, site):
         if self._stopping or self._sites.get(site.name) is not site:
             return
-        address = self._listen if site.identity.kind == 'router' else NETWORK_LISTEN
         try:
-            site.open(address)
+            site.bind(self._listen if site.has_rules else [NETWORK_LISTEN])
         except namespaces.NamespaceError as error:
+            site.close()
             self._failed(site, str(error), _RETRIES, self._open, _UNREMARKABLE)
             return
         site.failures = 0
-        self._workers.renew()
-        if site.identity.kind == 'router':
-            self._rules.apply(site.name, self._wanted)
+        if site.has_rules:
+            self._rule(site)
         else:
-            self._ruled(site.name, rulekeeper.UNCHANGED, '')
+            self._serve(site)
 
     def _forget(self, site):
         del self._sites[site.name]
         self._rules.forget(site.name)
-        if site.listener is not None:
+        if site.served:
             self._workers.renew()
         site.close()
         self._say('gone', '%s is gone', site.name)
@@ -203,28 +213,47 @@ class Supervisor(service.Service):
 
     def _ruled(self, name, outcome, reason):
         site = self._sites.get(name)
-        if site is None or site.listener is None:
+        if site is None or not site.sockets:
             return
-        before = site.ruled
         site.looked_at = self.loop.now
-        site.ruled = outcome != rulekeeper.FAILED
-        if not site.ruled:
+        if outcome == rulekeeper.FAILED:
             self._failed(site, reason, _RULES_RETRIES, self._rule)
+        elif not site.served:
+            self._serve(site)
+        else:
+            site.failures, site.trouble, site.said = 0, '', False
+            if outcome == rulekeeper.APPLIED:
+                _log.warning('%s: its rules were not as they should be, and are again', name)
+
+    def _serve(self, site):
+        try:
+            site.listen()
+        except namespaces.NamespaceError as error:
+            site.close()
+            self._failed(site, str(error), _RETRIES, self._open)
             return
-        if before and outcome == rulekeeper.APPLIED:
-            _log.warning('%s: its rules were not as they should be, and are again', name)
-        if not before:
-            self._say('serving', 'serving %s %s', *site.identity)
         site.failures, site.trouble, site.said = 0, '', False
+        self._say('serving', 'serving %s %s', *site.identity)
+        self._workers.renew()
 
     def _rule(self, site):
-        if not self._stopping and self._sites.get(site.name) is site and site.listener is not None:
-            self._rules.apply(site.name, self._wanted)
+        if not self._stopping and self._sites.get(site.name) is site and site.sockets:
+            self._rules.do(site.name, self._apply_rules)
+
+    def _apply_rules(self, name):
+        """In a child."""
+        changed = [linklocal.add(name)] if self._ipv6 else []
+        return any(changed + [wanted.apply(name) for wanted in self._wanted])
+
+    def _remove_rules(self, name):
+        """In a child."""
+        changed = [linklocal.remove(name), rules.remove(name, rules.IPV6)] if self._ipv6 else []
+        return any(changed + [rules.remove(name)])
 
     def _check_rules(self):
         """Look at the rules of some routers each second, so that each has its turn in time."""
         interval = self.options.rules_interval
-        due = [site for site in self._sites.values() if site.served and site.identity.kind == 'router'
+        due = [site for site in self._sites.values() if site.served and site.has_rules
                and site.looked_at + interval <= self.loop.now]
         for site in due[:1 + int(len(self._sites) / interval)]:
             self._rule(site)
@@ -240,9 +269,21 @@ class Supervisor(service.Service):
 
     def _work(self, slot, control):
         """In a new process: serve what is open now."""
-        listeners = [(site.listener, site.identity) for site in self._sites.values() if site.listener]
+        served = [site for site in self._sites.values() if site.served]
+        listeners = [(sock, site.identity) for site in served for sock in site.sockets]
+        tables = list(self._neighbours(served)) if self._ipv6 else ()
         privileges.become(self.options.user)
-        return workers.serve(slot, control, listeners, self.options, self._told[slot])
+        return workers.serve(slot, control, listeners, tables, self.options, self._told[slot])
+
+    @staticmethod
+    def _neighbours(served):
+        """As of proxy.Proxy.serve; of routers whose namespace is gone meanwhile nobody will ask."""
+        for site in served:
+            if site.has_rules:
+                try:
+                    yield site.identity, neighbours.open_socket(site.name)
+                except namespaces.NamespaceError as error:
+                    _log.error('%s', error)
 
     def _serving(self):
         """All workers of a generation serve: who served for a master before may drain."""
@@ -300,10 +341,15 @@ def run(sources, listen, rules_file=None):
                                         % options.user)
     privileges.ids(options.user)        # or there is nobody to serve as
     try:
-        wanted = rules.of_file(rules_file) if rules_file else rules.Rules(
-            rules.for_guests(port=listen[1]), 'the rules for guests')
+        wanted = [rules.of_file(rules_file) if rules_file else rules.Rules(
+            rules.for_guests(port=listen[1]), 'the rules for guests')]
     except rules.RulesError as error:
         raise config.ConfigError(str(error))
+    if options.ipv6 and linklocal.available():
+        wanted.append(rules.Rules(rules.for_guests6(port=listen[1]), 'the rules for guests of IPv6',
+                                  rules.IPV6))
+    elif options.ipv6:
+        _log.error('ipv6: guests of IPv6 are not served, this kernel or ip6tables has no nat table for it')
     if options.builtin_agent:
         for name in ('mdproxy.agent', 'requests'):      # what takes memory is shared with the workers
             importlib.import_module(name)

@@ -186,16 +186,16 @@ class _Worker(object):
         self._workers._ended(self, status)
 
 
-def serve(slot, control, listeners, options, told):
+def serve(slot, control, listeners, neighbours, options, told):
     """Serve as a worker, in a process of its own; returns the exit status.
 
-    listeners: as of proxy.Proxy.serve. told: listening socket for the status, or None.
+    listeners, neighbours: as of proxy.Proxy.serve. told: listening socket for the status, or None.
     """
     for signum in (signal.SIGHUP, signal.SIGUSR2):
         signal.signal(signum, signal.SIG_IGN)       # the master's
     loop = eventloop.Loop()
     serving = proxy.Proxy(loop, {'worker': str(slot)}, options, several=True)
-    serving.serve(listeners)
+    serving.serve(listeners, neighbours)
     if told:
         serving.tell([told], removing=False)        # the next worker answers there too
     _Master(loop, control, serving, options.lock_file)

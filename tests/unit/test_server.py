@@ -362,7 +362,7 @@ def test_one_guest_cannot_have_all_connections(running):
     wait_until(lambda: get(site.port)[0] == 200)
     held.pop().close()
     wait_until(lambda: not site.server.connections)
-    assert site.server._of_peer == {}
+    assert site.server._of_guest == {}
 
 
 def test_one_guest_that_asks_too_often_is_told_so(running):

@@ -1,0 +1,65 @@
+"""fe80::a9fe:a9fe, the metadata address of IPv6, on a router's internal interfaces.
+
+A guest asks who has it before it sends anything, so the router must have it as an address of its own,
+on each interface. No duplicate is looked for (nodad): every router of every tenant has it.
+"""
+from __future__ import unicode_literals
+
+import subprocess
+
+from . import namespaces, rules
+
+ADDRESS = 'fe80::a9fe:a9fe'
+_HEX = 'fe8000000000000000000000a9fea9fe'       # as /proc/net/if_inet6 writes it
+_PREFIX = 'qr-'
+
+
+def available():
+    """Whether this kernel and this iptables can lead guests of IPv6 to a port."""
+    try:
+        return subprocess.call(['unshare', '--net', 'ip6tables-save', '-t', 'nat'],
+                               stdout=subprocess.PIPE, stderr=subprocess.PIPE) == 0
+    except OSError:
+        return False
+
+
+def add(netns):
+    """Give the address to the internal interfaces that lack it; True when there was one."""
+    return _change(netns, 'add', lambda has: not has, ('nodad',))
+
+
+def remove(netns):
+    """Take the address away; True when an interface had it."""
+    return _change(netns, 'delete', lambda has: has)
+
+
+def _change(netns, verb, wanted, more=()):
+    if namespaces.inode(netns) is None:
+        return False
+    try:
+        with namespaces.inside(netns):
+            internal = [name for name, has in _interfaces() if wanted(has)]
+            for name in internal:
+                _ip(netns, ('-6', 'address', verb, ADDRESS + '/64', 'dev', name) + more)
+    except namespaces.NamespaceError as error:
+        raise rules.RulesError(str(error))
+    return bool(internal)
+
+
+def _interfaces():
+    """(name, whether it has the address) of the internal interfaces of the namespace that this is in."""
+    with open('/proc/self/net/dev') as table:
+        names = [line.split(':')[0].strip() for line in table if ':' in line]
+    with open('/proc/self/net/if_inet6') as table:
+        having = set(fields[5] for fields in map(str.split, table) if fields[0] == _HEX)
+    return [(name, name in having) for name in names if name.startswith(_PREFIX)]
+
+
+def _ip(netns, words):
+    try:
+        process = subprocess.Popen(('ip',) + words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    except OSError as error:
+        raise rules.RulesError('ip cannot be run: %s' % error.strerror)
+    said = process.communicate()[0].decode('utf-8', 'replace').strip()
+    if process.returncode:
+        raise rules.RulesError('namespace %s: ip %s: %s' % (netns, ' '.join(words), said))
