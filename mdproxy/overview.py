@@ -23,6 +23,7 @@ PATIENCE = 2.0              # seconds for all answers together
 _LARGEST = 1 << 20          # bytes of an answer
 _AGAIN_AFTER = 0.02         # seconds until a socket whose backlog was full is tried again
 _SILENT = 'no answer within %g s' % PATIENCE
+_NAMED = 3                  # namespaces that cannot be served and are named in the table
 _CONTROLS = re.compile('[\x00-\x1f\x7f-\x9f]+')
 # What every /status has; `describe` may add to it.
 _NEEDED = frozenset(('pid', 'uptime', 'requests', 'latency', 'connections'))
@@ -262,7 +263,10 @@ def _troubles(entry):
     troubles = ['%s %s down for %s: %s' % (hop, one['name'], _span(one.get('down_for')),
                                            one['last_error'])
                 for one in entry.get('endpoints', ()) if not one['up']]
-    troubles += ['%s: %s' % item for item in sorted(entry.get('troubles', {}).items())]
+    namespaces = ['%s: %s' % item for item in sorted(entry.get('troubles', {}).items())]
+    troubles += namespaces[:_NAMED]
+    if len(namespaces) > _NAMED:
+        troubles.append('%d more namespaces (--json names them)' % (len(namespaces) - _NAMED))
     api = entry.get('api', {})
     if api.get('api') == 'failing':
         waiting = api.get('waiting') and '; %d requests wait' % api['waiting'] or ''
@@ -283,7 +287,13 @@ def _row(entry):
     return [process] + ['%s' % one for one in figures] + [
         _latency(entry['latency']['p99']), '%d' % entry['connections'],
         _hits(entry.get('lookups', {})),
+        _share(entry.get('namespaces')) or
         '%d/%d up' % (sum(1 for one in endpoints if one['up']), len(endpoints)), outcome]
+
+
+def _share(namespaces):
+    """How many namespaces a master serves, in place of what is up behind others."""
+    return namespaces and '%d/%d served' % (namespaces['served'], sum(namespaces.values()))
 
 
 def _counts(entry):

@@ -197,6 +197,18 @@ def test_the_table_has_a_line_for_each_process_and_its_figures(node):
     assert heading.index('OUTCOME') == agent.index('ok') == router.index('ok')
 
 
+def test_a_master_tells_how_many_namespaces_it_serves_and_which_it_cannot(node):
+    troubles = dict(('qrouter-%d' % number, 'port taken') for number in range(5))
+    node.process('master', {'role': 'master'}, troubles=troubles,
+                 namespaces={'served': 7, 'starting': 0, 'failing': 5}, workers={'0': 17})
+    entries = overview.collect(node.folder)
+    line, = rows(entries)
+    assert line.endswith('  7/12 served  qrouter-0: port taken; qrouter-1: port taken; '
+                         'qrouter-2: port taken; 2 more namespaces (--json names them)')
+    assert overview.exit_status(entries) == 1
+    assert entries[0]['troubles'] == troubles
+
+
 def test_trouble_comes_first_in_words_and_the_sums_last(node):
     node.process('agent', {'role': 'agent'}, endpoints=[DOWN], lookups={},
                  api={'api': 'failing', 'last_error': 'answered 500', 'since': 192.0, 'waiting': 4})
