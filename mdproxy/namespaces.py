@@ -37,6 +37,10 @@ class NamespaceError(Exception):
     """A namespace or an address in it cannot be had; the message says which and why."""
 
 
+class NoAddressError(NamespaceError):
+    """The address to listen on is none of the namespace's, so far."""
+
+
 def inode(netns):
     """(device, number) of the named namespace, or None when there is none.
 
@@ -59,10 +63,10 @@ def own_inode():
 def inside(netns):
     """Be in the named namespace, or with None where this process is; then back again.
 
-    What is started meanwhile stays there. Raises NamespaceError.
+    What is started meanwhile stays there. Gives its inode, as `inode` does. Raises NamespaceError.
     """
     if netns is None:
-        yield
+        yield own_inode()
         return
     try:
         there = os.open(os.path.join(FOLDER, netns), os.O_RDONLY)
@@ -74,8 +78,11 @@ def inside(netns):
         home = os.open(_OWN, os.O_RDONLY)
         try:
             _enter(there, 'namespace ' + netns)
+            # Of the name's file and not of what we are in: before Linux 3.8 (Ubuntu 12.04 has 3.2) every
+            # file of a namespace had a number of its own.
+            found = os.fstat(there)
             try:
-                yield
+                yield found.st_dev, found.st_ino
             finally:
                 _enter(home, 'the namespace that it was started in')
         finally:
@@ -91,7 +98,7 @@ def open_listener(host, port, netns=None, shared=False):
     when there is no such namespace or the address cannot be taken there.
     """
     with inside(netns):
-        return _listen(host, port, 'this namespace' if netns is None else 'namespace ' + netns, shared)
+        return listen(host, port, 'this namespace' if netns is None else 'namespace ' + netns, shared)
 
 
 def leave_for_host():
@@ -136,7 +143,8 @@ def _enter(descriptor, what):
         raise NamespaceError('%s cannot be entered: %s' % (what, os.strerror(ctypes.get_errno())))
 
 
-def _listen(host, port, where, shared):
+def listen(host, port, where, shared=False):
+    """As `open_listener`, in the namespace that this process is in and that messages call `where`."""
     listener = socket.socket(socket.AF_INET6 if ':' in host else socket.AF_INET, socket.SOCK_STREAM)
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -149,9 +157,9 @@ def _listen(host, port, where, shared):
         listener.listen(_BACKLOG)
     except (OSError, IOError) as error:
         listener.close()
+        failed = NoAddressError if error.errno == errno.EADDRNOTAVAIL else NamespaceError
         hint = '; another proxy serves there' if error.errno == errno.EADDRINUSE else ''
-        raise NamespaceError('%s: cannot listen on %s port %d: %s%s'
-                             % (where, host, port, _why(error), hint))
+        raise failed('%s: cannot listen on %s port %d: %s%s' % (where, host, port, _why(error), hint))
     return listener
 
 

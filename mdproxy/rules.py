@@ -3,8 +3,9 @@
 The rules are a file in iptables-restore form, made by the operator's tool. Two things that form
 cannot say are added here, by looking at what the namespace has: a jump from a built-in chain that is
 already there is moved, not repeated; and chains of ours that are no longer wanted go, the jumps to
-them first. Everything goes through one `iptables-restore --noflush` per call, which changes a table
-whole or not at all; `filter` comes before `nat`, so the port is closed before guests are led to it.
+them first. Everything goes through `iptables-restore --noflush`, which changes a table whole or not
+at all; `filter` comes before `nat`, so the port is closed before guests are led to it. A call enters
+the namespace once: one that is made anew meanwhile does not get the second half of another's rules.
 Only chains that begin with `mdproxy-` are ever touched; the l3 agent rewrites its own and so do we.
 """
 from __future__ import unicode_literals
@@ -13,6 +14,7 @@ import io
 import re
 import subprocess
 import time
+from contextlib import contextmanager
 
 from . import namespaces
 
@@ -39,7 +41,7 @@ COMMIT
 """  # noqa: E501
 
 
-class RulesError(Exception):
+class RulesError(namespaces.NamespaceError):
     """Rules that cannot be read or applied; the message names the namespace or file and the reason."""
 
 
@@ -65,17 +67,33 @@ class Rules(object):
         self._wanted, self._origin = _parsed(text, origin), origin
         self._spelled = None
 
-    def apply(self, netns):
-        """Bring the namespace's own chains to the rules; True when they were not so before."""
-        before = _save(netns)
-        if self._differ(before):
-            _restore(netns, _script(self._wanted, before))
-            return True
-        return False
+    def apply(self, netns, listen=None):
+        """Bring the namespace's own chains to the rules; True when they were not so before.
+
+        listen(inode), if given, is called inside the namespace, which has that inode, between two
+        steps: the port is closed to strangers by then, and guests are led to it afterwards. What it
+        raises leaves it at that.
+        """
+        with _inside(netns) as inode:
+            before = _save(netns)
+            differs = self._differ(before)
+            script = _script(self._wanted, before) if differs else []
+            if listen is not None:
+                leads = script.index('*nat') if '*nat' in script else len(script)
+                _restore(netns, script[:leads])
+                listen(inode)
+                script = script[leads:]
+            _restore(netns, script)
+            return differs
 
     def differ(self, netns):
         """True when the namespace's own chains are not as the rules say."""
-        return self._differ(_save(netns))
+        with _inside(netns):
+            return self._differ(_save(netns))
+
+    def same(self):
+        """What two Rules have alike that want the same, for a dictionary."""
+        return tuple(sorted((table, tuple(lines)) for table, lines in self._wanted.items()))
 
     def _differ(self, saved):
         own = _own(saved)
@@ -99,6 +117,22 @@ def of_file(path):
         raise RulesError('%s: cannot be read: %s' % (path, getattr(error, 'strerror', error)))
 
 
+def check(pairs):
+    """[(netns, reason)] for those of (netns, path) whose namespace is not as its file says.
+
+    Most files want the same; how the kernel spells that is found out once.
+    """
+    distinct, wrong = {}, []
+    for netns, path in pairs:
+        try:
+            wanted = of_file(path)
+            if distinct.setdefault(wanted.same(), wanted).differ(netns):
+                wrong.append((netns, 'the rules differ from %s' % path))
+        except RulesError as error:
+            wrong.append((netns, str(error)))
+    return wrong
+
+
 def remove(netns):
     """Take away every chain of ours and what jumps to it; True when there was one.
 
@@ -106,11 +140,12 @@ def remove(netns):
     """
     if namespaces.inode(netns) is None:
         return False
-    before = _save(netns)
-    if not _own(before):
-        return False
-    _restore(netns, _script({}, before))
-    return True
+    with _inside(netns):
+        before = _save(netns)
+        if not _own(before):
+            return False
+        _restore(netns, _script({}, before))
+        return True
 
 
 def _script(wanted, before):
@@ -172,35 +207,49 @@ def _tables(text):
     return tables
 
 
+@contextmanager
+def _inside(netns):
+    """As namespaces.inside; that it cannot be entered is a RulesError.
+
+    Of the namespace it is the network alone that counts. `ip netns exec` takes three times as long,
+    because it makes a view of /sys as well.
+    """
+    entered = False
+    try:
+        with namespaces.inside(netns) as inode:
+            entered = True
+            yield inode
+    except namespaces.NamespaceError as error:
+        if entered:
+            raise
+        raise RulesError(str(error))
+
+
 def _save(netns):
-    return _tables(_run('namespace ' + netns, ['iptables-save'], (), netns))
+    return _tables(_run('namespace ' + netns, ['iptables-save']))
 
 
 def _restore(netns, script):
-    _run('namespace ' + netns, ['iptables-restore', '--noflush'], script, netns)
+    if script:
+        _run('namespace ' + netns, ['iptables-restore', '--noflush'], script)
 
 
-def _run(where, argv, script=(), netns=None):
+def _run(where, argv, script=()):
     """What a command writes; again when others are at the rules, for all namespaces have one lock."""
     for pause in _PAUSES:
         try:
-            return _run_once(where, argv, script, netns)
+            return _run_once(where, argv, script)
         except _Busy as error:
             if pause is None:
                 raise RulesError(str(error))
             time.sleep(pause)
 
 
-def _run_once(where, argv, script, netns):
+def _run_once(where, argv, script):
     text = '\n'.join(list(script) + [''])
     try:
-        # Of the namespace it is the network alone that counts. `ip netns exec` takes three times as
-        # long, because it makes a view of /sys as well.
-        with namespaces.inside(netns):
-            process = subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-                                       stderr=subprocess.PIPE)
-    except namespaces.NamespaceError as error:
-        raise RulesError(str(error))
+        process = subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                                   stderr=subprocess.PIPE)
     except OSError as error:
         raise RulesError('%s cannot be run: %s' % (argv[0], error.strerror))
     out, err = process.communicate(text.encode('utf-8'))

@@ -2,6 +2,7 @@
 
 With the real iptables in real namespaces: tests/integration/test_rules_applied.py.
 """
+import contextlib
 import os
 import sys
 
@@ -129,6 +130,67 @@ def test_a_command_that_is_missing_is_named(written, tmpdir, monkeypatch):
     with pytest.raises(rules.RulesError) as caught:
         rules.of_file(written(FILE)).apply('qrouter-1')
     assert str(caught.value) == 'iptables-save cannot be run: No such file or directory'
+
+
+SPELLED = FILE.replace(u'-I PREROUTING 1', u'-A PREROUTING')     # what iptables-save says of it
+
+
+class Namespaces(object):
+    """Stands in for namespaces and iptables; notes what is done in which."""
+
+    def __init__(self, monkeypatch, saved=None):
+        self.done, self.saved = [], saved or {}
+        monkeypatch.setattr(rules, '_inside', self.inside)
+        monkeypatch.setattr(rules, '_save', lambda netns: rules._tables(self.saved.get(netns, u'')))
+        monkeypatch.setattr(rules, '_run', self.run)
+
+    @contextlib.contextmanager
+    def inside(self, netns):
+        yield (4, 1)
+
+    def run(self, where, argv, script=()):
+        self.done.append((where, [line for line in script if line.startswith('*')]))
+        return u'\n'.join(script).replace(u'-I PREROUTING 1', u'-A PREROUTING')     # as the kernel says it
+
+
+def test_the_port_is_closed_before_it_is_opened_and_open_before_guests_are_led_to_it(written, monkeypatch):
+    made = Namespaces(monkeypatch)
+    assert rules.of_file(written(FILE)).apply('qrouter-1', lambda inode: made.done.append(inode))
+    assert made.done == [('namespace qrouter-1', ['*filter']), (4, 1), ('namespace qrouter-1', ['*nat'])]
+
+
+def test_without_anything_that_listens_one_call_applies_all(written, monkeypatch):
+    made = Namespaces(monkeypatch)
+    assert rules.of_file(written(FILE)).apply('qrouter-1')
+    assert made.done == [('namespace qrouter-1', ['*filter', '*nat'])]
+
+
+@pytest.mark.parametrize('without', [u'*nat', u'*filter'])
+def test_rules_of_one_table_have_a_listener_as_well(written, monkeypatch, without):
+    made, heard = Namespaces(monkeypatch), []
+    text = u'\n'.join(table for table in FILE.split(u'\n\n') if without not in table)
+    rules.of_file(written(text)).apply('qrouter-1', heard.append)
+    assert heard == [(4, 1)] and len(made.done) == 1
+
+
+def test_where_the_rules_are_as_they_should_be_there_is_a_listener_all_the_same(written, monkeypatch):
+    made, heard = Namespaces(monkeypatch, {'qrouter-1': SPELLED}), []
+    assert not rules.of_file(written(FILE)).apply('qrouter-1', heard.append)
+    assert heard == [(4, 1)] and [where for where, _ in made.done] == [written(FILE)]
+
+
+def test_many_are_checked_with_the_kernels_spelling_of_each_text_asked_for_once(tmpdir, monkeypatch):
+    texts = [FILE, FILE.replace(u'Router 1', u'Router 2'), FILE.replace(u'9697', u'9797')]
+    pairs = []
+    for number, text in enumerate(texts + [u'DROP\n']):
+        path = tmpdir.join('%d.rules' % number)
+        path.write_binary(text.encode('utf-8'))
+        pairs.append(('qrouter-%d' % number, str(path)))
+    made = Namespaces(monkeypatch, dict((netns, SPELLED) for netns, _ in pairs))
+    assert rules.check(pairs) == [
+        ('qrouter-2', 'the rules differ from ' + pairs[2][1]),
+        ('qrouter-3', '%s:1: expected a table, chain, rule or COMMIT' % pairs[3][1])]
+    assert [where for where, _ in made.done] == [pairs[0][1], pairs[2][1]]
 
 
 def test_the_rules_of_discovered_routers_are_those_that_the_role_writes():
