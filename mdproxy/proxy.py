@@ -115,12 +115,12 @@ class Agents(object):
 def run(identity, listeners, sources, status_listener=None, serving=None):
     """Serve until SIGTERM or SIGINT; returns the exit status.
 
-    identity: a trust.Identity. listeners: sockets that listen. sources: config.Sources. serving(options)
+    identity: a trust.Identity. listeners: sockets that listen. sources: config.Sources. serving(proxy)
     is called when nothing can fail any more. Raises ConfigError, and ValueError as Proxy.
     """
     proxy = Proxy(eventloop.Loop(), identity, sources.load('proxy'))
     proxy.serve(listeners)
     if serving:
-        serving(proxy.options)
+        serving(proxy)
     _log.info('serving %s %s', identity.kind, identity.id)
     return service.run(proxy, sources, status_listener)

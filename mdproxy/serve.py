@@ -5,8 +5,9 @@ Rules kept:
 - There is one for every router, so memory is what counts: no argparse (1 MB), no site (1 MB),
   nothing of OpenSSL (2 MB or more).
 - Its words are ours alone, NAME=VALUE each: router=UUID or network=UUID; listen-fd, status-fd,
-  log-fd, ready-fd; pid-file, log-file, syslog=FACILITY; and any number of default=, config-file=
-  and set=, the three of config.Sources.
+  log-fd, ready-fd; netns and inode=DEVICE:NUMBER, the namespace of the listener; pid-file, log-file,
+  syslog=FACILITY; and any number of default=, config-file= and set=, the three of config.Sources.
+- It ends when that namespace is gone or another has its name: whoever started it starts another.
 - Who started it is told when it serves, or why not.
 """
 import logging
@@ -28,7 +29,7 @@ def _without_openssl():
 if sys.flags.no_site:                   # the opener's word that TLS is not needed
     _without_openssl()
 
-from mdproxy import config, daemon, logs, namespaces, trust  # noqa: E402
+from mdproxy import config, daemon, logs, namespaces, trust, watch  # noqa: E402
 
 _log = logging.getLogger('mdproxy.serve')
 
@@ -53,10 +54,12 @@ def _serve(given, sources):
     ready = int(given.get('ready-fd', -1))
     kind = 'router' if 'router' in given else 'network'
 
-    def serving(options):
+    def serving(proxy):
         _take_stdio(given, ready)
-        logs.configure(options.log_level,
+        logs.configure(proxy.options.log_level,
                        logs.Destination(given.get('log-file'), given.get('syslog')))
+        if 'netns' in given:
+            watch.until_gone(proxy.loop, given['netns'], inode, lambda: _end(proxy))
         if ready >= 0:
             daemon.tell(ready, daemon.SERVING)
 
@@ -65,6 +68,7 @@ def _serve(given, sources):
         status = None
         if 'status-fd' in given:
             status = namespaces.inherited_listener(int(given['status-fd']))
+        inode = tuple(map(int, given.get('inode', '0:0').split(':')))
         from mdproxy import proxy
         return proxy.run(trust.Identity(kind, given[kind]), [listener], sources, status, serving)
     except config.ConfigError as error:
@@ -75,6 +79,16 @@ def _serve(given, sources):
         # A daemon's standard error may lead nowhere.
         _log.critical('the proxy ends', exc_info=True)
         return 1
+
+
+def _end(proxy):
+    """At once, and without what others could take for a proxy that serves.
+
+    Nobody waits for an answer: an agent takes the interfaces away with the namespace. And as long as
+    a socket of ours is open, what was deleted lives on.
+    """
+    proxy.drain(lambda: None)
+    proxy.loop.stop()
 
 
 def _failed(ready, status, reason):
