@@ -5,16 +5,25 @@ does what needs root, in this order: listening socket, log file, status socket, 
 Then it gives up root and becomes the server (`serve`), which inherits those descriptors and no
 other. Whatever can be refused is refused before anything is changed that others could see.
 
+For a job it also waits until the router's namespace is there, however long that takes, and applies
+the router's rules. The namespace may go again at any time, and another of its name come: what was
+begun in one is never finished in another (`_open_once`), and later the server looks (`watch`).
+
 The agent is one process for the whole node; it serves in the process that was started.
 """
 import fcntl
 import logging
 import os
 import sys
+import time
 
 from mdproxy import config, daemon, logs, namespaces, privileges
 
+PAUSE = 0.5             # seconds before a job's failure ends it; the service manager adds as much
+_POLL = 0.25            # seconds between two looks for a namespace
 _SYSLOG = '/dev/log'
+# By whom a proxy was started that finds itself in a namespace of this name: l3 or dhcp agent.
+_AGENTS_NAMES = {'router': 'qrouter-', 'network': 'qdhcp-'}
 
 _log = logging.getLogger('mdproxy.opener')
 
@@ -36,12 +45,14 @@ class Proxy(object):
     identity: trust.Identity. listen: (address, port). sources: config.Sources. netns: name of the
     namespace to listen in, else it is the one that this process was started in. log:
     logs.Destination; a daemon's is syslog unless it is a file. group: name or number of the serving
-    group, else it is the user's own.
+    group, else it is the user's own. rules: path of the rules to apply in netns. wait: wait until
+    netns is there, and an address to listen on that is one of its own.
     """
 
     def __init__(self, identity, listen, sources, netns=None, pid_file=None, daemonize=False,
-                 log=logs.STDERR, group=None):
+                 log=logs.STDERR, group=None, rules=None, wait=False):
         self._identity, self._listen, self._netns, self._group = identity, listen, netns, group
+        self._rules, self._wait = rules, wait
         self._daemonize = daemonize
         # A daemon's working directory is another, and SIGHUP reads the files again.
         self._pid_file = pid_file and os.path.abspath(pid_file)
@@ -58,10 +69,10 @@ class Proxy(object):
             privileges.ids(options.user, self._group)       # or there is nobody to serve as
         if self._pid_file:
             daemon.refuse_second(self._pid_file, self._identity.id)
-        listener = namespaces.open_listener(*self._listen, netns=self._netns)
+        listener, watched = self._open_listener()
         if self._netns is None:
             _leave(options)
-        words = self._words(listener)
+        words = self._words(listener, watched)
         descriptors = [listener.fileno()]
         if self._log.file:
             with privileges.acting_as(options.user, self._group):
@@ -82,6 +93,64 @@ class Proxy(object):
         privileges.become(options.user, self._group)
         exec_server(_interpreter(options) + words, descriptors)
 
+    def _open_listener(self):
+        """(listening socket, (name, inode) of its namespace or None where no agent makes it anew)."""
+        if self._netns is None:
+            name, own = _AGENTS_NAMES[self._identity.kind] + self._identity.id, namespaces.own_inode()
+            listener = namespaces.open_listener(*self._listen)
+            return listener, (name, own) if namespaces.inode(name) == own else None
+        rules = None
+        if self._rules:
+            from mdproxy import rules as applied  # here: what it imports is for those who have some
+            rules = applied.of_file(self._rules)
+        listener, inode = self._open_awaited(rules) if self._wait else self._open_once(rules)
+        return listener, (self._netns, inode)
+
+    def _open_awaited(self, rules):
+        """As `_open_once`, as soon as namespace and address are there. SIGTERM ends the process well."""
+        daemon.await_signals()
+        said = None
+        while True:
+            lacking, there = 'namespace ' + self._netns, namespaces.inode(self._netns)
+            if there is not None:
+                try:
+                    return self._open_once(rules)
+                except namespaces.NoAddressError:
+                    lacking = 'address %s in namespace %s' % (self._listen[0], self._netns)
+                except namespaces.NamespaceError:
+                    if namespaces.inode(self._netns) == there:
+                        raise           # for a reason that has nothing to do with its coming and going
+            if lacking != said:
+                _log.warning('waiting for %s', lacking)
+                said = lacking
+            time.sleep(_POLL)
+
+    def _open_once(self, rules):
+        """(listening socket in the namespace, the namespace's inode), and its rules applied.
+
+        The port is closed to strangers first, then there is a listener, then guests are led to it. So
+        at no moment are guests led to nobody, nor is the port open to strangers: who comes before the
+        server runs waits in the backlog.
+        """
+        opened = []
+
+        def listen(inode):
+            opened[:] = namespaces.listen(*self._listen, where='namespace ' + self._netns), inode
+
+        try:
+            if rules is None:
+                with namespaces.inside(self._netns) as inode:
+                    listen(inode)
+            else:
+                rules.apply(self._netns, listen)
+            if namespaces.inode(self._netns) != opened[1]:
+                raise namespaces.NamespaceError('namespace %s went away' % self._netns)
+        except namespaces.NamespaceError:
+            if opened:
+                opened[0].close()       # while it is open, a namespace that was deleted lives on
+            raise
+        return tuple(opened)
+
     def _write_pid(self, options):
         """In the name of the user who serves and later removes it; in a folder of root's in root's."""
         try:
@@ -90,9 +159,11 @@ class Proxy(object):
         except daemon.DaemonError:
             daemon.write_pid(self._pid_file)
 
-    def _words(self, listener):
+    def _words(self, listener, watched):
         """The server's own words; `ps` shows them and the l3 agent looks for the id in them."""
         words = ['%s=%s' % self._identity, 'listen-fd=%d' % listener.fileno()]
+        if watched:
+            words += ['netns=%s' % watched[0], 'inode=%d:%d' % watched[1]]
         for name, value in (('pid-file', self._pid_file), ('log-file', self._log.file),
                             ('syslog', self._log.facility)):
             if value:

@@ -342,7 +342,7 @@ class Cloud(object):
         return self.processes[-1]
 
     def serve(self, router, *settings):
-        """Apply a router's rules and start its proxy; the Process, when guests are answered.
+        """Start a router's proxy with its rules; the Process, when guests are answered.
 
         settings: NAME=VALUE of more options.
         """
@@ -353,10 +353,10 @@ class Cloud(object):
     def start_proxy(self, router, *settings, **kwargs):
         """As `serve`, without waiting; kwargs are those of Process."""
         rules = self._write(router.id + '.rules', router.rules())
-        assert self.run('rules', 'apply', router.netns, rules).status() == 0
         config = self._write('proxy.ini', '[DEFAULT]\nmetadata_proxy_socket = %s\n[mdproxy]\nuser = %s\n'
                              % (self.socket, USER))
-        return self.run('proxy', '--router-id', router.id, '--netns', router.netns, '--config-file', config,
+        return self.run('proxy', '--router-id', router.id, '--netns', router.netns, '--rules', rules,
+                        '--config-file', config,
                         *['--set=' + setting for setting in settings], **kwargs)
 
     def stop(self):
