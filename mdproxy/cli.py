@@ -8,11 +8,13 @@ from __future__ import print_function
 import argparse
 import logging
 import sys
+import time
 
 import mdproxy
 from mdproxy import config, logs, opener, trust
 
 DEFAULT_LISTEN = '0.0.0.0:9697'
+_RULES_WORDS = {'apply': 'NETNS FILE', 'check': 'NETNS FILE [NETNS FILE ...]', 'remove': 'NETNS'}
 
 
 def main(argv=None):
@@ -22,7 +24,10 @@ def main(argv=None):
     arguments = parser.parse_args(argv)
     if not getattr(arguments, 'run', None):
         parser.error('a command is needed: proxy, agent, status, resolve or rules')
-    return opener.attempt('mdproxy', arguments.run, arguments)
+    status = opener.attempt('mdproxy', arguments.run, arguments)
+    if status and getattr(arguments, 'wait', False):
+        time.sleep(opener.PAUSE)        # for a job that is started again at once
+    return status
 
 
 class _Parser(argparse.ArgumentParser):
@@ -50,7 +55,7 @@ def _parser():
     _add_status(commands.add_parser('status', help='tell how proxies and agent of this host are'))
     _add_resolve(commands.add_parser(
         'resolve', help='tell which instance an address belongs to, or why none'))
-    _add_rules(commands.add_parser('rules', help='apply or remove a router\'s iptables rules'))
+    _add_rules(commands.add_parser('rules', help='apply, check or remove routers\' iptables rules'))
     return parser
 
 
@@ -63,7 +68,10 @@ def _add_proxy(command):
     command.add_argument('--listen', metavar='ADDR:PORT', type=_address,
                          default=_address(DEFAULT_LISTEN), help='default ' + DEFAULT_LISTEN)
     command.add_argument('--rules', metavar='FILE',
-                         help='iptables rules of the namespace, in iptables-restore form')
+                         help='apply these to the namespace, in iptables-restore form')
+    command.add_argument('--wait', action='store_true',
+                         help='for jobs: wait until the namespace is there; fail no faster than that '
+                              'once a second is enough')
     command.add_argument('--pid-file', metavar='FILE', help='gets the pid of the one that serves')
     command.add_argument('--daemon', action='store_true', help='return when the guests are served')
     command.add_argument('--log-file', metavar='FILE', help='instead of standard error')
@@ -98,9 +106,9 @@ def _add_resolve(command):
 
 def _add_rules(command):
     command.add_argument('action', choices=('apply', 'check', 'remove'))
-    command.add_argument('netns', metavar='NETNS')
-    command.add_argument('file', nargs='?', metavar='FILE',
-                         help='rules in iptables-restore form (apply, check)')
+    command.add_argument('words', nargs='+', metavar='NETNS [FILE]',
+                         help='a namespace, but for `remove` its rules in iptables-restore form as well; '
+                              '`check` takes any number of such pairs')
     command.set_defaults(run=_rules)
 
 
@@ -156,13 +164,17 @@ def _sources(arguments):
 def _proxy(arguments):
     if arguments.discover:
         return _master(arguments)
+    for option in ('rules', 'wait'):
+        if getattr(arguments, option) and not arguments.netns:
+            return logs.fail(2, 'proxy --%s: expected --netns NAME as well' % option)
     return opener.Proxy(_identity(arguments), arguments.listen, _sources(arguments),
                         arguments.netns, arguments.pid_file, arguments.daemon,
-                        logs.Destination(arguments.log_file, None)).open()
+                        logs.Destination(arguments.log_file, None),
+                        rules=arguments.rules, wait=arguments.wait).open()
 
 
 def _master(arguments):
-    for name in ('netns', 'pid_file', 'daemon'):
+    for name in ('netns', 'wait', 'pid_file', 'daemon'):
         if getattr(arguments, name):
             raise config.ConfigError('--%s: does not go with --discover' % name.replace('_', '-'))
     return opener.master(_sources(arguments), arguments.listen, arguments.rules,
@@ -210,20 +222,21 @@ def _print_json(value):
 def _rules(arguments):
     from mdproxy import rules
     logs.configure('info')
-    try:
-        if arguments.action == 'remove':
-            done = 'removed' if rules.remove(arguments.netns) else 'were not there'
-        elif not arguments.file:
-            return logs.fail(2, 'rules %s: expected the FILE with the rules' % arguments.action)
-        elif arguments.action == 'apply':
-            applied = rules.of_file(arguments.file).apply(arguments.netns)
-            done = 'applied' if applied else 'were as they should be'
-        elif rules.of_file(arguments.file).differ(arguments.netns):
-            return logs.fail(1, 'namespace %s: rules differ from %s'
-                             % (arguments.netns, arguments.file))
-        else:
-            done = 'are as they should be'
-    except rules.RulesError as error:
-        return logs.fail(1, error)
-    logging.getLogger('mdproxy.rules').info('namespace %s: rules %s', arguments.netns, done)
+    action, words = arguments.action, arguments.words
+    if len(words) % 2 != (action == 'remove') or action != 'check' and len(words) > 2:
+        return logs.fail(2, 'rules %s: expected %s' % (action, _RULES_WORDS[action]))
+    if action == 'check':
+        wrong = rules.check(zip(words[::2], words[1::2]))
+        for entry in wrong:
+            print('%s: %s' % entry)
+        return 1 if wrong else 0
+    if action == 'remove':
+        from mdproxy import linklocal
+        removed = [rules.remove(words[0])]
+        if linklocal.remove(words[0]):      # only where guests of IPv6 were served is there more
+            removed.append(rules.remove(words[0], rules.IPV6))
+        done = 'removed' if any(removed) else 'were not there'
+    else:
+        done = 'applied' if rules.of_file(words[1]).apply(words[0]) else 'were as they should be'
+    logging.getLogger('mdproxy.rules').info('namespace %s: rules %s', words[0], done)
     return 0

@@ -5,6 +5,7 @@ on each interface. No duplicate is looked for (nodad): every router of every ten
 """
 from __future__ import unicode_literals
 
+import logging
 import subprocess
 
 from . import namespaces, rules
@@ -12,6 +13,16 @@ from . import namespaces, rules
 ADDRESS = 'fe80::a9fe:a9fe'
 _HEX = 'fe8000000000000000000000a9fea9fe'       # as /proc/net/if_inet6 writes it
 _PREFIX = 'qr-'
+
+_log = logging.getLogger('mdproxy.linklocal')
+
+
+def wanted_rules(port):
+    """[rules.Rules that lead guests of IPv6 to a port], or none, which is said, where that cannot be."""
+    if available():
+        return [rules.Rules(rules.for_guests6(port=port), 'the rules for guests of IPv6', rules.IPV6)]
+    _log.error('ipv6: guests of IPv6 are not served: no nat table for them in this kernel or ip6tables')
+    return []
 
 
 def available():

@@ -37,6 +37,10 @@ class NamespaceError(Exception):
     """A namespace or an address in it cannot be had; the message says which and why."""
 
 
+class NoAddressError(NamespaceError):
+    """The address to listen on is none of the namespace's, so far."""
+
+
 def inode(netns):
     """(device, number) of the named namespace, or None when there is none.
 
@@ -94,11 +98,11 @@ def open_listener(host, port, netns=None):
     return listener
 
 
-def bind(host, port, netns=None, shared=False):
+def bind(host, port, netns=None, shared=False, only_ipv6=False):
     """As `open_listener`, but nobody can connect before `listen`.
 
-    shared: another socket of the same user that is shared too may listen there. One for IPv6 is for
-    IPv6 alone then, so that there can be one for IPv4 beside it.
+    shared: another socket of the same user that is shared too may listen there. only_ipv6: one at all
+    addresses is not for IPv4, so that there can be one for that beside it.
     """
     family = socket.AF_INET6 if ':' in host else socket.AF_INET
     with inside(netns):
@@ -110,8 +114,8 @@ def bind(host, port, netns=None, shared=False):
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if shared:
             bound.setsockopt(socket.SOL_SOCKET, _SO_REUSEPORT, 1)
-            if family == socket.AF_INET6:
-                bound.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        if only_ipv6:
+            bound.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         # Accepted sockets inherit both, which saves calls for every connection.
         bound.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER)
@@ -133,10 +137,11 @@ def listen(bound, netns=None):
 
 
 def _refused(error, netns, host, port):
+    kind = NoAddressError if error.errno == errno.EADDRNOTAVAIL else NamespaceError
     hint = '; another proxy serves there' if error.errno == errno.EADDRINUSE else ''
-    return NamespaceError('%s: cannot listen on %s port %d: %s%s'
-                          % ('this namespace' if netns is None else 'namespace ' + netns, host, port,
-                             _why(error), hint))
+    return kind('%s: cannot listen on %s port %d: %s%s'
+                % ('this namespace' if netns is None else 'namespace ' + netns, host, port, _why(error),
+                   hint))
 
 
 def leave_for_host():

@@ -5,6 +5,10 @@ does what needs root, in this order: listening socket, log file, status socket, 
 Then it gives up root and becomes the server (`serve`), which inherits those descriptors and no
 other. Whatever can be refused is refused before anything is changed that others could see.
 
+For a job it also waits until the router's namespace is there, however long that takes, and applies
+the router's rules. The namespace may go again at any time, and another of its name come: what was
+begun in one is never finished in another (`_open_once`), and later the server looks (`watch`).
+
 The agent is one process for the whole node, and so is the master of proxies for all routers; they
 are the process that was started.
 """
@@ -12,10 +16,16 @@ import fcntl
 import logging
 import os
 import sys
+import time
+from collections import namedtuple
 
 from mdproxy import config, daemon, logs, namespaces, privileges
 
+PAUSE = 0.5             # seconds before a job's failure ends it; the service manager adds as much
+_POLL = 0.25            # seconds between two looks for a namespace
 _SYSLOG = '/dev/log'
+# By whom a proxy was started that finds itself in a namespace of this name: l3 or dhcp agent.
+_AGENTS_NAMES = {'router': 'qrouter-', 'network': 'qdhcp-'}
 
 _log = logging.getLogger('mdproxy.opener')
 
@@ -31,18 +41,30 @@ def attempt(program, run, *arguments):
         return logs.fail(1, error, program)
 
 
+class Opened(namedtuple('Opened', 'listeners table watched')):
+    """What a server inherits: listening sockets; a socket of neighbours.open_socket, or None; (name, inode)
+    of the namespace, or None where no agent makes it anew."""
+
+    __slots__ = ()
+
+    def sockets(self):
+        return self.listeners + ([self.table] if self.table else [])
+
+
 class Proxy(object):
     """A proxy that is to be started: `open()`.
 
     identity: trust.Identity. listen: (address, port). sources: config.Sources. netns: name of the
     namespace to listen in, else it is the one that this process was started in. log:
     logs.Destination; a daemon's is syslog unless it is a file. group: name or number of the serving
-    group, else it is the user's own.
+    group, else it is the user's own. rules: path of the rules to apply in netns. wait: wait until
+    netns is there, and an address to listen on that is one of its own.
     """
 
     def __init__(self, identity, listen, sources, netns=None, pid_file=None, daemonize=False,
-                 log=logs.STDERR, group=None):
+                 log=logs.STDERR, group=None, rules=None, wait=False):
         self._identity, self._listen, self._netns, self._group = identity, listen, netns, group
+        self._rules, self._wait = rules, wait
         self._daemonize = daemonize
         # A daemon's working directory is another, and SIGHUP reads the files again.
         self._pid_file = pid_file and os.path.abspath(pid_file)
@@ -59,11 +81,11 @@ class Proxy(object):
             privileges.ids(options.user, self._group)       # or there is nobody to serve as
         if self._pid_file:
             daemon.refuse_second(self._pid_file, self._identity.id)
-        listener = namespaces.open_listener(*self._listen, netns=self._netns)
+        opened = self._open_listeners(options)
         if self._netns is None:
             _leave(options)
-        words = self._words(listener)
-        descriptors = [listener.fileno()]
+        words = self._words(opened)
+        descriptors = [sock.fileno() for sock in opened.sockets()]
         if self._log.file:
             with privileges.acting_as(options.user, self._group):
                 descriptors.append(logs.open_file(self._log.file))
@@ -83,6 +105,68 @@ class Proxy(object):
         privileges.become(options.user, self._group)
         exec_server(_interpreter(options) + words, descriptors)
 
+    def _open_listeners(self, options):
+        """An Opened."""
+        if self._netns is None:
+            name, own = _AGENTS_NAMES[self._identity.kind] + self._identity.id, namespaces.own_inode()
+            listener = namespaces.open_listener(*self._listen)
+            return Opened([listener], None, (name, own) if namespaces.inode(name) == own else None)
+        wanted = []
+        if self._rules:
+            from mdproxy import rules  # here: what it imports is for those who have some
+            wanted = [rules.of_file(self._rules)]
+            if options.ipv6:
+                from mdproxy import linklocal
+                wanted += linklocal.wanted_rules(self._listen[1])
+        return self._open_awaited(wanted) if self._wait else self._open_once(wanted)
+
+    def _open_awaited(self, wanted):
+        """As `_open_once`, as soon as namespace and address are there. SIGTERM ends the process well."""
+        daemon.await_signals()
+        said = None
+        while True:
+            lacking, there = 'namespace ' + self._netns, namespaces.inode(self._netns)
+            if there is not None:
+                try:
+                    return self._open_once(wanted)
+                except namespaces.NoAddressError:
+                    lacking = 'address %s in namespace %s' % (self._listen[0], self._netns)
+                except namespaces.NamespaceError:
+                    if namespaces.inode(self._netns) == there:
+                        raise           # for a reason that has nothing to do with its coming and going
+            if lacking != said:
+                _log.warning('waiting for %s', lacking)
+                said = lacking
+            time.sleep(_POLL)
+
+    def _open_once(self, wanted):
+        """An Opened, and the namespace's rules applied. wanted: rules.Rules of IPv4 and, where guests of
+        IPv6 are served, of IPv6.
+
+        The rules come first: at no moment is the port open to strangers. Then guests are led to it, and
+        the next thing is that it listens; who comes before the server runs waits in the backlog.
+        """
+        inode, ipv6 = namespaces.inode(self._netns), len(wanted) > 1
+        bound, table = [], None
+        try:
+            bound.append(namespaces.bind(*self._listen, netns=self._netns))
+            if ipv6:
+                bound.append(namespaces.bind('::', self._listen[1], self._netns, only_ipv6=True))
+                from mdproxy import linklocal, neighbours
+                linklocal.add(self._netns)
+                table = neighbours.open_socket(self._netns)
+            for rules in wanted:
+                rules.apply(self._netns)
+            for sock in bound:
+                namespaces.listen(sock, self._netns)
+            if namespaces.inode(self._netns) != inode:
+                raise namespaces.NamespaceError('namespace %s went away' % self._netns)
+        except namespaces.NamespaceError:
+            for sock in bound:
+                sock.close()
+            raise
+        return Opened(bound, table, (self._netns, inode))
+
     def _write_pid(self, options):
         """In the name of the user who serves and later removes it; in a folder of root's in root's."""
         try:
@@ -91,9 +175,14 @@ class Proxy(object):
         except daemon.DaemonError:
             daemon.write_pid(self._pid_file)
 
-    def _words(self, listener):
+    def _words(self, opened):
         """The server's own words; `ps` shows them and the l3 agent looks for the id in them."""
-        words = ['%s=%s' % self._identity, 'listen-fd=%d' % listener.fileno()]
+        words = ['%s=%s' % self._identity]
+        words += ['listen-fd=%d' % listener.fileno() for listener in opened.listeners]
+        if opened.table:
+            words.append('neighbours-fd=%d' % opened.table.fileno())
+        if opened.watched:
+            words += ['netns=%s' % opened.watched[0], 'inode=%d:%d' % opened.watched[1]]
         for name, value in (('pid-file', self._pid_file), ('log-file', self._log.file),
                             ('syslog', self._log.facility)):
             if value:

@@ -126,15 +126,16 @@ class Agents(object):
             exchange.respond(status, text)
 
 
-def run(identity, listeners, sources, status_listener=None, serving=None):
+def run(identity, listeners, sources, status_listener=None, serving=None, table=None):
     """Serve one router until SIGTERM or SIGINT; returns the exit status.
 
-    identity: a trust.Identity. listeners: sockets that listen. sources: config.Sources. serving(options)
-    is called when nothing can fail any more. Raises ConfigError, and ValueError as Proxy.
+    identity: a trust.Identity. listeners: sockets that listen. sources: config.Sources. serving(proxy)
+    is called when nothing can fail any more. table: a socket of neighbours.open_socket, for guests of
+    IPv6. Raises ConfigError, and ValueError as Proxy.
     """
     proxy = Proxy(eventloop.Loop(), {identity.kind: identity.id}, sources.load('proxy'))
-    proxy.serve([(listener, identity) for listener in listeners])
+    proxy.serve([(listener, identity) for listener in listeners], [(identity, table)] if table else ())
     if serving:
-        serving(proxy.options)
+        serving(proxy)
     _log.info('serving %s %s', identity.kind, identity.id)
     return service.run(proxy, sources, status_listener)

@@ -41,7 +41,7 @@ COMMIT
 IPV4, IPV6 = 'iptables', 'ip6tables'     # families, as the commands' names begin
 
 
-class RulesError(Exception):
+class RulesError(namespaces.NamespaceError):
     """Rules that cannot be read or applied; the message names the namespace or file and the reason."""
 
 
@@ -84,6 +84,10 @@ class Rules(object):
         """True when the namespace's own chains are not as the rules say."""
         return self._differ(_save(netns, self._family))
 
+    def same(self):
+        """What two Rules have alike that want the same, for a dictionary."""
+        return tuple(sorted((table, tuple(lines)) for table, lines in self._wanted.items()))
+
     def _differ(self, saved):
         own = _own(saved)
         return not own or own != self._canonical()
@@ -104,6 +108,22 @@ def of_file(path):
             return Rules(found.read(), path)
     except (IOError, OSError, UnicodeDecodeError) as error:
         raise RulesError('%s: cannot be read: %s' % (path, getattr(error, 'strerror', error)))
+
+
+def check(pairs):
+    """[(netns, reason)] for those of (netns, path) whose namespace is not as its file says.
+
+    Most files want the same; how the kernel spells that is found out once.
+    """
+    distinct, wrong = {}, []
+    for netns, path in pairs:
+        try:
+            wanted = of_file(path)
+            if distinct.setdefault(wanted.same(), wanted).differ(netns):
+                wrong.append((netns, 'the rules differ from %s' % path))
+        except RulesError as error:
+            wrong.append((netns, str(error)))
+    return wrong
 
 
 def remove(netns, family=IPV4):

@@ -76,8 +76,8 @@ class Site(object):
         inode = namespaces.inode(self.name)
         if inode is None:
             raise namespaces.NamespaceError('no namespace is mounted there')
-        for address in addresses:
-            self.sockets += (namespaces.bind(*address, netns=self.name, shared=True),)
+        for host, port in addresses:
+            self.sockets += (namespaces.bind(host, port, self.name, shared=True, only_ipv6=host == '::'),)
         if namespaces.inode(self.name) != inode:
             self.close()
             raise namespaces.NamespaceError('another was made meanwhile')
@@ -286,7 +286,10 @@ class Supervisor(service.Service):
                     _log.error('%s', error)
 
     def _serving(self):
-        """All workers of a generation serve: who served for a master before may drain."""
+        """All workers of a generation serve: who served for a master before may drain, if these have all
+        that can be served."""
+        if any(not site.served and not site.said for site in self._sites.values()):
+            return                      # another generation will come
         os.ftruncate(self._lock, 0)
         os.lseek(self._lock, 0, os.SEEK_SET)
         os.write(self._lock, b'%d\n' % os.getpid())
@@ -304,6 +307,7 @@ class Supervisor(service.Service):
         if site.failures > unremarkable and not (site.said and reason == site.trouble):
             self._say('trouble', '%s: %s; trying again', site.name, reason, level=logging.ERROR)
             site.said = True
+            self._workers.renew()       # which may have waited for this one (`_serving`)
         site.trouble = reason
         delay = retries[min(site.failures, len(retries)) - 1]
         self.loop.call_later(delay, again, site)
@@ -345,11 +349,8 @@ def run(sources, listen, rules_file=None):
             rules.for_guests(port=listen[1]), 'the rules for guests')]
     except rules.RulesError as error:
         raise config.ConfigError(str(error))
-    if options.ipv6 and linklocal.available():
-        wanted.append(rules.Rules(rules.for_guests6(port=listen[1]), 'the rules for guests of IPv6',
-                                  rules.IPV6))
-    elif options.ipv6:
-        _log.error('ipv6: guests of IPv6 are not served, this kernel or ip6tables has no nat table for it')
+    if options.ipv6:
+        wanted += linklocal.wanted_rules(listen[1])
     if options.builtin_agent:
         for name in ('mdproxy.agent', 'requests'):      # what takes memory is shared with the workers
             importlib.import_module(name)

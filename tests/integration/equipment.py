@@ -26,7 +26,8 @@ DEADLINE = 15.0         # seconds after which a test that waits has failed
 CLOSED = 1.0            # seconds without an answer after which a port counts as closed
 USER = 'nobody'         # serves; is on every machine
 SECRET = 'the shared secret'
-METADATA = '169.254.169.254'
+METADATA, METADATA6 = '169.254.169.254', 'fe80::a9fe:a9fe'
+MAC = 'fa:16:3e:00:00:%02x'     # of the guest of a cloud's router, by its number
 _RULES = os.path.join(ROOT, 'roles', 'router_proxy', 'templates', 'proxy.rules.j2')
 _CLONE_NEWNET, _CLONE_NEWNS = 0x40000000, 0x00020000
 _found = []             # what _python() found
@@ -182,6 +183,27 @@ def ask(netns, data, host=METADATA, port=80):
             answer += piece
 
 
+def own_address6(netns):
+    """The link-local address of eth0, when it is found to be nobody else's."""
+    def found():
+        words = ip('-n', netns, '-6', '-o', 'address', 'show', 'dev', 'eth0', 'scope', 'link').split()
+        return 'tentative' not in words and words[words.index('inet6') + 1].partition('/')[0]
+    return wait_until(found, 'a link-local address')
+
+
+def ask6(netns, data):
+    """As `ask`, over IPv6 through eth0; None when there is no connection."""
+    with contextlib.closing(socket_in(netns, socket.AF_INET6)) as sock:
+        sock.settimeout(CLOSED)
+        index = int(ip('-n', netns, '-o', 'link', 'show', 'eth0').split(':')[0])
+        try:
+            sock.connect((METADATA6, 80, 0, index))
+            sock.sendall(data)
+            return b''.join(iter(lambda: sock.recv(65536), b''))
+        except (socket.timeout, socket.error):
+            return None
+
+
 def get(netns, target, fields=b'', method=b'GET', body=b''):
     """(status, body) of one request from inside a namespace; `fields` are lines of the head."""
     answer = ask(netns, method + b' ' + target + b' HTTP/1.1\r\nHost: ' + METADATA.encode()
@@ -310,6 +332,13 @@ class Router(object):
             ip('-n', netns, 'address', 'add', ours + '/24', 'dev', name)
             ip('-n', netns, 'link', 'set', name, 'up')
 
+    def guest_has_mac(self, mac):
+        """Give the guest a MAC address, by which it is known over IPv6."""
+        for words in (['down'], ['address', mac], ['up']):
+            ip('-n', self.guest, 'link', 'set', 'eth0', *words)
+        ip('-n', self.guest, 'route', 'replace', 'default', 'via', self.gateway)
+        own_address6(self.guest)
+
     def lose(self):
         """Delete the router's own namespace, as an l3 agent does; the others are left."""
         self._made.remove(self.netns)
@@ -363,7 +392,7 @@ class Cloud(object):
         return self.processes[-1]
 
     def serve(self, router, *settings):
-        """Apply a router's rules and start its proxy; the Process, when guests are answered.
+        """Start a router's proxy with its rules; the Process, when guests are answered.
 
         settings: NAME=VALUE of more options.
         """
@@ -374,10 +403,10 @@ class Cloud(object):
     def start_proxy(self, router, *settings, **kwargs):
         """As `serve`, without waiting; kwargs are those of Process."""
         rules = self._write(router.id + '.rules', router.rules())
-        assert self.run('rules', 'apply', router.netns, rules).status() == 0
         config = self._write('proxy.ini', '[DEFAULT]\nmetadata_proxy_socket = %s\n[mdproxy]\nuser = %s\n'
                              % (self.socket, USER))
-        return self.run('proxy', '--router-id', router.id, '--netns', router.netns, '--config-file', config,
+        return self.run('proxy', '--router-id', router.id, '--netns', router.netns, '--rules', rules,
+                        '--config-file', config,
                         *['--set=' + setting for setting in settings], **kwargs)
 
     def stop(self):
@@ -416,7 +445,7 @@ class Cloud(object):
             instances.append({
                 'uuid': router.instance, 'ec2_id': router.ec2_id, 'name': 'guest-' + router.letter,
                 'tenant_id': router.tenant, 'network_id': router.network, 'port_id': router.port,
-                'fixed_ip': router.fixed_ip, 'mac': 'fa:16:3e:00:00:%02x' % number,
+                'fixed_ip': router.fixed_ip, 'mac': MAC % number,
                 'user_data_base64': base64.b64encode(router.user_data).decode('ascii')})
         return dict({'region': 'test', 'endpoint_host': '127.0.0.1', 'routers': routers,
                      'instances': instances, 'admin': {'user': 'quantum', 'password': 'the password',

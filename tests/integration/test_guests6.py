@@ -13,13 +13,25 @@ import equipment  # noqa: E402
 
 equipment.requirements()
 
-from equipment import CLOSED, DEADLINE, Router, ip, iptables_save, socket_in, wait_until  # noqa: E402
+from equipment import (  # noqa: E402
+    CLOSED,
+    DEADLINE,
+    MAC,
+    METADATA6,
+    Cloud,
+    Router,
+    ask6,
+    ip,
+    iptables_save,
+    own_address6,
+    socket_in,
+    wait_until,
+    working_folder,
+)
 
 sys.path.insert(0, equipment.ROOT)
 
 from mdproxy import namespaces, neighbours, rules  # noqa: E402
-
-METADATA6 = 'fe80::a9fe:a9fe'
 
 if subprocess.call(['unshare', '--net', 'ip6tables', '-t', 'nat', '-S'], stdout=subprocess.PIPE,
                    stderr=subprocess.PIPE):
@@ -64,12 +76,6 @@ def link(netns, interface='eth0'):
     return int(words[0].rstrip(':')), words[words.index('link/ether') + 1]
 
 
-def own_address(netns):
-    """The link-local address of eth0."""
-    words = ip('-n', netns, '-6', '-o', 'address', 'show', 'dev', 'eth0', 'scope', 'link').split()
-    return words[words.index('inet6') + 1].partition('/')[0]
-
-
 def connected(netns, host, port, interface='eth0'):
     """A socket of a namespace that is connected, or None when that does not succeed."""
     sock = socket_in(netns, socket.AF_INET6)
@@ -93,7 +99,7 @@ def accepted(router, listener):
 
 
 def test_a_guest_comes_from_its_own_address_and_the_routers_interface(router, listener):
-    assert accepted(router, listener) == (own_address(router.guest), link(router.netns, router.inside)[0])
+    assert accepted(router, listener) == (own_address6(router.guest), link(router.netns, router.inside)[0])
 
 
 def test_a_guest_of_ipv4_reaches_the_same_server(router, listener):
@@ -169,3 +175,27 @@ def test_the_rules_of_the_families_are_applied_and_removed_apart():
         assert rules.remove(netns, rules.IPV6) and not rules.remove(netns, rules.IPV6)
         assert 'mdproxy-' not in ip('netns', 'exec', netns, 'ip6tables-save')
         assert iptables_save(netns) == before and '-A PREROUTING -j mdproxy-PREROUTING' in before
+
+
+def test_a_routers_own_proxy_serves_guests_of_ipv6_when_that_is_wanted():
+    red, blue = Router('r'), Router('b')
+    request = b'GET /latest/meta-data/instance-id HTTP/1.1\r\nHost: m\r\nConnection: close\r\n\r\n'
+    with working_folder() as folder:
+        cloud = Cloud(folder, [red, blue])
+        try:
+            for number, router in enumerate(cloud.routers):
+                router.make()
+                router.guest_has_mac(MAC % number)
+            cloud.start()
+            cloud.serve(blue)
+            proxy = cloud.serve(red, 'ipv6=true')
+            assert ask6(red.guest, request).endswith(b'\r\n\r\n' + red.ec2_id.encode())
+            assert ask6(blue.guest, request) is None
+            assert proxy.stop() == 0
+            assert cloud.run('rules', 'remove', red.netns).status() == 0
+            assert METADATA6 not in ip('-n', red.netns, '-6', 'address')
+            assert 'mdproxy' not in ip('netns', 'exec', red.netns, 'ip6tables-save')
+        finally:
+            cloud.stop()
+            for router in cloud.routers:
+                router.remove()

@@ -14,7 +14,7 @@ import equipment  # noqa: E402
 
 equipment.requirements()
 
-from equipment import USER, Process, ip, namespace, socket_in, working_folder  # noqa: E402
+from equipment import USER, Process, Router, ip, iptables_save, namespace, socket_in, working_folder  # noqa: E402
 
 sys.path.insert(0, equipment.ROOT)
 
@@ -106,9 +106,9 @@ def configured(folder, user=USER):
     return path
 
 
-def serving(netns, folder, **kwargs):
+def serving(netns, folder, words=()):
     proxy = Process(folder, 'proxy', '--router-id', ROUTER, '--netns', netns, '--listen', '0.0.0.0:9697',
-                    '--config-file', configured(folder), **kwargs)
+                    '--config-file', configured(folder), *words)
     proxy.until('serving router ' + ROUTER)
     return proxy
 
@@ -191,6 +191,123 @@ def test_a_namespace_made_anew_under_its_name_is_another(folder):
         assert connects(socket_in(name), 9697)
         old.close()
         new.close()
+
+
+def lines(process):
+    """What it said, line for line, without time stamps."""
+    return [line.split(' ', 2)[2] for line in process.log.splitlines()]
+
+
+@pytest.mark.parametrize('anew, said', [(False, 'is gone'), (True, 'was made anew')])
+def test_the_server_ends_with_its_namespace(folder, anew, said):
+    pid_file = os.path.join(folder, 'router.pid')
+    with namespace() as name:
+        proxy = serving(name, folder, words=['--pid-file', pid_file])
+        try:
+            assert os.listdir(os.path.join(folder, 'status')) and os.path.exists(pid_file)
+            ip('netns', 'delete', name)
+            if anew:
+                ip('netns', 'add', name)
+            assert proxy.status() == 0
+            assert lines(proxy) == ['INFO mdproxy.proxy: serving router ' + ROUTER,
+                                    'WARNING mdproxy.watch: namespace %s %s: the proxy ends' % (name, said)]
+            assert os.listdir(os.path.join(folder, 'status')) == []
+        finally:
+            proxy.kill()
+            if not anew:
+                ip('netns', 'add', name)
+
+
+def rules_file(folder, text=None):
+    path = os.path.join(folder, 'router.rules')
+    with open(path, 'w') as out:
+        out.write(text or Router('r').rules())
+    return path
+
+
+def waiting(netns, folder, *words):
+    return Process(folder, 'proxy', '--router-id', ROUTER, '--netns', netns, '--wait', '--config-file',
+                   configured(folder), *words)
+
+
+def test_who_waits_says_so_once_and_serves_with_rules_when_the_namespace_is_there(folder):
+    name = 'mdproxy-test-%d' % os.getpid()
+    proxy = waiting(name, folder, '--rules', rules_file(folder))
+    try:
+        proxy.until('waiting for namespace')
+        with made(name):
+            proxy.until('serving router ' + ROUTER)
+            assert not connects(socket_in(name), 9697)      # not redirected: a stranger
+            assert '-A mdproxy-INPUT -p tcp -m tcp --dport 9697 -j DROP' in iptables_save(name)
+            assert '-A PREROUTING -j mdproxy-PREROUTING' in iptables_save(name)
+            assert lines(proxy) == ['WARNING mdproxy.opener: waiting for namespace ' + name,
+                                    'INFO mdproxy.proxy: serving router ' + ROUTER]
+            assert proxy.stop() == 0
+    finally:
+        proxy.kill()
+
+
+@contextlib.contextmanager
+def made(name):
+    ip('netns', 'add', name)
+    try:
+        ip('-n', name, 'link', 'set', 'lo', 'up')
+        yield
+    finally:
+        ip('netns', 'delete', name)
+
+
+def test_who_waits_can_be_told_to_end(folder):
+    proxy = waiting('mdproxy-test-nowhere', folder)
+    said = proxy.until('waiting for namespace mdproxy-test-nowhere')
+    assert proxy.stop() == 0
+    assert proxy.log == said
+
+
+def test_who_waits_does_so_for_the_address_too(netns, folder):
+    proxy = waiting(netns, folder, '--listen', '169.254.169.254:80')
+    try:
+        proxy.until('WARNING mdproxy.opener: waiting for address 169.254.169.254 in namespace %s\n' % netns)
+        ip('-n', netns, 'address', 'add', '169.254.169.254/16', 'dev', 'lo')
+        proxy.until('serving router ' + ROUTER)
+        assert proxy.log.count('waiting') == 1
+        assert connects(socket_in(netns), 80, '169.254.169.254')
+    finally:
+        proxy.kill()
+
+
+def test_who_waits_does_not_wait_for_a_port_that_is_taken(netns, folder):
+    with contextlib.closing(namespaces.open_listener('0.0.0.0', 9697, netns)):
+        proxy = waiting(netns, folder, '--rules', rules_file(folder))
+        assert proxy.status() == 1
+    assert proxy.log == ('mdproxy: namespace %s: cannot listen on 0.0.0.0 port 9697: Address already in use; '
+                         'another proxy serves there\n' % netns)
+    assert '-A PREROUTING -j mdproxy-PREROUTING' not in iptables_save(netns), 'guests are led to nobody'
+
+
+@pytest.mark.parametrize('words', [[], ['--wait']])
+def test_rules_that_cannot_be_read_are_refused_before_anything_is_done(netns, folder, words):
+    path = rules_file(folder, '*filter\n-A INPUT -p tcp -j DROP\nCOMMIT\n')
+    proxy = Process(folder, 'proxy', '--router-id', ROUTER, '--netns', netns, '--rules', path,
+                    '--config-file', configured(folder), *words)
+    assert proxy.status() == 1
+    assert proxy.log.startswith('mdproxy: %s:2: ' % path) and proxy.log.count('\n') == 1
+    assert not connects(socket_in(netns), 9697)
+
+
+def test_a_namespace_that_comes_and_goes_is_served_whenever_it_is_there(folder):
+    """What a job does: it starts again what has ended well."""
+    with namespace() as name:
+        for _ in range(3):
+            proxy = waiting(name, folder, '--rules', rules_file(folder))
+            try:
+                proxy.until('serving router ' + ROUTER)
+                assert '-A PREROUTING -j mdproxy-PREROUTING' in iptables_save(name)
+                ip('netns', 'delete', name)
+                ip('netns', 'add', name)
+                assert proxy.status() == 0
+            finally:
+                proxy.kill()
 
 
 def started_in(netns, folder, *words, **kwargs):

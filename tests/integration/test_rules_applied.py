@@ -69,6 +69,18 @@ def test_what_was_changed_by_hand_is_seen_and_put_right(netns, path, harm):
     assert not rules.of_file(path).differ(netns)
 
 
+def test_many_are_checked_in_one_go(netns, path):
+    with namespace() as other, namespace() as bare, working_folder() as folder:
+        commented = write(folder, '# Another router\n' + Router('s').rules())
+        rules.of_file(path).apply(netns)
+        rules.of_file(path).apply(other)
+        assert rules.check([(netns, path), (other, commented)]) == []
+        iptables(other, '-I', 'mdproxy-INPUT', '1', '-j', 'ACCEPT')
+        assert rules.check([(netns, path), (other, commented), (bare, path), ('mdproxy-nowhere', path)]) == [
+            (other, 'the rules differ from ' + commented), (bare, 'the rules differ from ' + path),
+            ('mdproxy-nowhere', 'namespace mdproxy-nowhere does not exist; is the router on this host?')]
+
+
 def test_a_chain_in_use_that_a_newer_file_lacks_goes_with_its_jumps(netns, path):
     rules.of_file(path).apply(netns)
     whole = [line for line in iptables_save(netns) if 'mdproxy-' in line]

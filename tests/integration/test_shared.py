@@ -23,9 +23,11 @@ equipment.requirements()
 
 from equipment import (  # noqa: E402
     METADATA,
+    METADATA6,
     USER,
     Cloud,
     Router,
+    ask6,
     get,
     ip,
     iptables_save,
@@ -40,10 +42,10 @@ sys.path.insert(0, equipment.ROOT)
 
 from mdproxy import linklocal  # noqa: E402
 
-METADATA6 = linklocal.ADDRESS
 INSTANCE_ID = b'/latest/meta-data/instance-id'
 GUESTS_PORT = 9697
 REQUEST = b'GET ' + INSTANCE_ID + b' HTTP/1.1\r\nHost: m\r\n\r\n'
+REQUEST6 = REQUEST.replace(b'\r\n\r\n', b'\r\nConnection: close\r\n\r\n')
 
 
 class Master(object):
@@ -435,48 +437,20 @@ def test_guests_of_an_isolated_network_are_served_when_that_is_wanted(site):
         until_served(red)
 
 
-def own_address(netns):
-    """The link-local address of eth0, once nobody else can have it."""
-    def found():
-        words = ip('-n', netns, '-6', '-o', 'address', 'show', 'dev', 'eth0', 'scope', 'link').split()
-        return 'tentative' not in words and words[words.index('inet6') + 1].partition('/')[0]
-    return wait_until(found, 'a link-local address')
-
-
-def ask6(router):
-    """The answer to a guest that asks over IPv6, or what went wrong."""
-    with contextlib.closing(socket_in(router.guest, socket.AF_INET6)) as sock:
-        sock.settimeout(1.0)
-        index = int(ip('-n', router.guest, '-o', 'link', 'show', 'eth0').split(':')[0])
-        try:
-            sock.connect((METADATA6, 80, 0, index))
-            sock.sendall(REQUEST.replace(b'\r\n\r\n', b'\r\nConnection: close\r\n\r\n'))
-            answer = b''
-            for piece in iter(lambda: sock.recv(65536), b''):
-                answer += piece
-            return answer
-        except (IOError, OSError) as error:
-            return repr(error).encode()
+def is_answered(router, answer):
+    return answer is not None and answer.endswith(b'\r\n\r\n' + router.ec2_id.encode())
 
 
 @pytest.mark.skipif(not linklocal.available(), reason='needs a kernel with the nat table of IPv6')
 def test_guests_of_ipv6_are_known_by_their_mac_address(site):
     for number, router in enumerate(site.routers):
-        ip('-n', router.guest, 'link', 'set', 'eth0', 'down')
-        ip('-n', router.guest, 'link', 'set', 'eth0', 'address', 'fa:16:3e:00:00:%02x' % number)
-        ip('-n', router.guest, 'link', 'set', 'eth0', 'up')
-        ip('-n', router.guest, 'route', 'replace', 'default', 'via', router.gateway)
-        own_address(router.guest)
+        router.guest_has_mac(equipment.MAC % number)
     master = Master(site, 'ipv6=true')
     until_served(*site.routers)
     for router in site.routers:
-        wait_until(lambda router=router: ask6(router).endswith(b'\r\n\r\n' + router.ec2_id.encode()),
+        wait_until(lambda router=router: is_answered(router, ask6(router.guest, REQUEST6)),
                    'service over IPv6')
-        with contextlib.closing(socket_in(router.outside, socket.AF_INET6)) as stranger:
-            stranger.settimeout(equipment.CLOSED)
-            index = int(ip('-n', router.outside, '-o', 'link', 'show', 'eth0').split(':')[0])
-            with pytest.raises((IOError, OSError)):
-                stranger.connect((METADATA6, 80, 0, index))
+        assert ask6(router.outside, REQUEST6) is None
     assert master.process.stop() == 0
     for router in site.routers:
         assert METADATA6 not in ip('-n', router.netns, '-6', 'address')

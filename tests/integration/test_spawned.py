@@ -161,6 +161,32 @@ def test_sigterm_ends_it_and_its_pid_file(state):
     assert not is_open(state.netns, '127.0.0.1', 9697)
 
 
+@pytest.mark.parametrize('anew', [False, True])
+def test_it_ends_with_its_namespace_so_that_the_agent_spawns_another(state, anew):
+    state.router = state.netns[len('qrouter-'):]
+    path = os.path.join(state.logs, 'log')
+    assert state.spawn('--log-file=' + path)[0] == 0
+    pid = state.pid()
+    equipment.ip('netns', 'delete', state.netns)
+    if anew:
+        equipment.ip('netns', 'add', state.netns)
+    wait_until(lambda: not cmdline(pid), 'end of the process')
+    assert not os.path.exists(state.pid_file)
+    with open(path) as log:
+        assert log.read().count('namespace %s ' % state.netns) == 1
+    if not anew:
+        equipment.ip('netns', 'add', state.netns)
+    equipment.ip('-n', state.netns, 'link', 'set', 'lo', 'up')
+    assert state.spawn()[0] == 0
+    assert state.active() and answers(state)
+
+
+def test_a_namespace_of_another_name_is_not_watched(state):
+    """Only an agent's own names are ones that it makes anew."""
+    assert state.spawn()[0] == 0
+    assert 'netns=' not in cmdline(state.pid())
+
+
 def test_a_port_that_is_taken_is_said_to_the_caller(state):
     with equipment.contextlib.closing(equipment.socket_in(state.netns)) as taken:
         taken.bind(('0.0.0.0', 9697))

@@ -190,7 +190,7 @@ class Node(object):
             metadata_agent_auth_strategy='noauth', metadata_agent_options={},
             metadata_agent_port_api_url='http://127.0.0.1:9696',
             router_proxy_folder=self.folder + '/etc/routers', router_proxy_interface='qr-+',
-            router_proxy_port=9697, router_proxy_options={})
+            router_proxy_options={})
         environment = jinja2.Environment(
             loader=jinja2.FileSystemLoader(os.path.join(ROOT, 'roles')), trim_blocks=True,
             keep_trailing_newline=True, undefined=jinja2.StrictUndefined)
@@ -261,19 +261,27 @@ class Agent(Job):
 
 
 class Proxy(Job):
+    """A router's."""
+
+    kind, netns = 'router', 'qrouter-%s'
 
     def __init__(self, node):
         self.node, self.id = node, str(uuid.uuid4())
-        self.name, self.netns = 'mdproxy-proxy-' + self.id, 'qrouter-' + self.id
+        self.name, self.netns = 'mdproxy-proxy-' + self.id, self.netns % self.id
         self.path = '/etc/init/%s.conf' % self.name
+        self.base = '%s/etc/routers/%s' % (node.folder, self.id)
         self.ready = dict(netns=self.netns, port=9697)
 
+    def variables(self, port=9697):
+        return dict(router_proxy_port=port, router_proxy_listen='0.0.0.0:%d' % port,
+                    router_proxy_rules=self.base + '.rules')
+
     def files(self, **values):
-        base = '%s/etc/routers/%s' % (self.node.folder, self.id)
-        return [(path, self.node.render('router_proxy/templates/proxy.%s.j2' % kind,
-                                        router_proxy_id=self.id, **values))
-                for path, kind in ((base + '.ini', 'ini'), (base + '.rules', 'rules'),
-                                   (self.path, 'conf'))]
+        values = dict(self.variables(**values), router_proxy_id=self.id, router_proxy_kind=self.kind,
+                      router_proxy_netns=self.netns)
+        paths = [(self.base + '.ini', 'ini'), (values['router_proxy_rules'], 'rules'), (self.path, 'conf')]
+        return [(path, self.node.render('router_proxy/templates/proxy.%s.j2' % kind, **values))
+                for path, kind in paths if path]
 
     def make_namespace(self):
         assert run('ip', 'netns', 'add', self.netns)[0] == 0
@@ -291,6 +299,22 @@ class Proxy(Job):
 
     def serves(self):
         return self.listens() and self.has_rules()
+
+
+class NetworkProxy(Proxy):
+    """An isolated network's: no rules, on an address that the dhcp agent gives its namespace."""
+
+    kind, netns = 'network', 'qdhcp-%s'
+
+    def variables(self):
+        return dict(router_proxy_listen='169.254.169.254:80', router_proxy_rules='')
+
+    def make_address(self):
+        for words in (['link', 'set', 'lo', 'up'], ['address', 'add', '169.254.169.254/16', 'dev', 'lo']):
+            assert run('ip', '-n', self.netns, *words)[0] == 0
+
+    def serves(self):
+        return self.listens(80)
 
 
 @pytest.fixture(scope='module')
@@ -335,6 +359,16 @@ def early_proxy(node):
     job.delete_namespace()
 
 
+@pytest.fixture
+def early_network(node):
+    """The same for a network."""
+    job = NetworkProxy(node)
+    job.install()
+    yield job
+    job.uninstall()
+    job.delete_namespace()
+
+
 def test_jobs_are_accepted_and_not_started_by_being_there(agent, proxy):
     assert agent.status() == 'mdproxy-agent stop/waiting'
     assert proxy.status() == proxy.name + ' stop/waiting'
@@ -372,25 +406,63 @@ def test_proxy_is_respawned_after_kill_with_its_rules(proxy):
 
 def test_proxy_starts_when_its_namespace_appears(early_proxy):
     early_proxy.start()
-    wait_until(lambda: early_proxy.netns in early_proxy.log())
-    assert ' start/' in early_proxy.status()
+    wait_until(lambda: waits(early_proxy))
+    pid = early_proxy.running()
     early_proxy.make_namespace()
     wait_until(early_proxy.serves)
+    assert early_proxy.running() == pid
 
 
-def test_proxy_survives_a_respawn_without_its_namespace(proxy):
+def waits(proxy):
+    return 'waiting for namespace ' + proxy.netns in proxy.log() and proxy.running()
+
+
+def test_proxy_serves_again_when_its_namespace_was_made_anew(proxy):
+    proxy.start()
+    wait_until(proxy.serves)
+    before = proxy.running()
+    proxy.delete_namespace()
+    proxy.make_namespace()
+    proxy.respawned(before)
+    assert proxy.log().count('namespace %s ' % proxy.netns) == 1
+
+
+def test_proxy_without_namespace_says_so_once_and_goes_on_waiting(proxy):
     proxy.start()
     wait_until(proxy.serves)
     proxy.delete_namespace()
-    before = proxy.kill()
-    wait_until(lambda: proxy.netns in proxy.log())
+    pid, said = wait_until(lambda: waits(proxy)), proxy.log()
+    time.sleep(3)           # in which nothing happens, as can only be seen by waiting
+    assert (proxy.running(), proxy.log()) == (pid, said)
+    assert said.count('namespace %s is gone' % proxy.netns) == 1 == said.count('waiting for')
     proxy.make_namespace()
-    proxy.respawned(before)
+    wait_until(proxy.serves)
+    assert proxy.running() == pid
+
+
+def test_proxy_of_a_network_needs_no_rules(node, early_network):
+    early_network.start()
+    wait_until(lambda: waits(early_network))
+    early_network.make_namespace()
+    early_network.make_address()
+    wait_until(early_network.serves)
+    assert node.runs_release(early_network.running())
+    assert early_network.stop()[0] == 0
+
+
+def test_failing_proxy_is_tried_again_about_once_a_second_and_for_ever(node, proxy):
+    node.write(proxy.base + '.ini', u'[mdproxy]\nno_such_option = 1\n')
+    begin = time.time()
+    proxy.start()
+    wait_until(lambda: proxy.log().count('no_such_option') >= 5)
+    assert time.time() - begin > 3.5
+    proxy.install()
+    wait_until(proxy.serves)
 
 
 def test_proxy_without_namespace_can_be_stopped(early_proxy):
     early_proxy.start()
-    wait_until(lambda: early_proxy.netns in early_proxy.log())
+    wait_until(lambda: waits(early_proxy))
     assert early_proxy.stop()[0] == 0
     assert early_proxy.status() == early_proxy.name + ' stop/waiting'
 
@@ -416,7 +488,7 @@ def test_jobs_follow_the_runlevel(node, agent, proxy):
 def test_changed_job_file_takes_effect_after_stop_and_start(proxy):
     proxy.start()
     wait_until(proxy.serves)
-    proxy.install(router_proxy_port=9797)
+    proxy.install(port=9797)
     assert proxy.listens(9697)
     proxy.stop()
     proxy.start()
@@ -491,7 +563,7 @@ def test_module_restarts_with_the_changed_job_file(module):
     module()
     for job in module.jobs[1:]:
         job.ready['port'] = 9797
-    assert len(module(router_proxy_port=9797)['restarted']) == 2
+    assert len(module(port=9797)['restarted']) == 2
     assert all(job.listens(9797) for job in module.jobs[1:])
 
 
@@ -530,7 +602,7 @@ def test_module_says_why_a_job_does_not_start(module):
     module.jobs[2].delete_namespace()
     outcome = module(wait=3)
     assert outcome['failed'] and module.jobs[2].name in outcome['msg']
-    assert module.jobs[2].netns + ':' in outcome['msg']
+    assert 'waiting for namespace ' + module.jobs[2].netns in outcome['msg']
     assert module.jobs[0].serves() and module.jobs[1].serves()
     module.jobs[2].make_namespace()
     assert not module().get('failed')

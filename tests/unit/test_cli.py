@@ -10,7 +10,7 @@ ROUTER = '11111111-2222-3333-4444-555555555555'
 if ROOT not in sys.path:
     sys.path.insert(0, ROOT)
 
-from mdproxy import config  # noqa: E402
+from mdproxy import cli, config, opener  # noqa: E402
 
 
 def mdproxy(*arguments, **environment):
@@ -49,7 +49,13 @@ def ini(tmpdir):
     (['resolve', '--router-id', ROUTER, '--mac', 'fa:16:3e:00:00:01', '10.0.0.3'], '--mac is for a link'),
     (['resolve', '--router-id', ROUTER, 'fe80::3%eth0'], '"fe80::3%eth0" is not an IP address'),
     (['rules', 'flush', 'qrouter-1'], 'flush'),
-    (['rules', 'apply', 'qrouter-1'], 'FILE'),
+    (['rules', 'apply', 'qrouter-1'], 'expected NETNS FILE'),
+    (['rules', 'apply', 'qrouter-1', 'a', 'qrouter-2', 'b'], 'expected NETNS FILE'),
+    (['rules', 'check', 'qrouter-1', 'a', 'qrouter-2'], 'expected NETNS FILE [NETNS FILE ...]'),
+    (['rules', 'remove', 'qrouter-1', 'a'], 'expected NETNS'),
+    (['rules', 'remove', 'qrouter-1', 'qrouter-2', 'qrouter-3'], 'expected NETNS'),
+    (['proxy', '--router-id', ROUTER, '--wait'], '--wait: expected --netns NAME as well'),
+    (['proxy', '--router-id', ROUTER, '--rules', 'a'], '--rules: expected --netns NAME as well'),
     (['status', '--json', '--prometheus'], 'not allowed with'),
     (['agent', '--config-file', '/nonexistent/agent.ini'], '/nonexistent/agent.ini: cannot be read'),
     (['agent'], '(no --config-file): '),
@@ -136,6 +142,24 @@ def test_a_namespace_that_does_not_exist_is_exit_1_and_is_not_made():
     assert status == 1
     assert err == 'mdproxy: namespace qrouter-nowhere does not exist; is the router on this host?\n'
     assert not os.path.exists('/var/run/netns/qrouter-nowhere')
+
+
+@pytest.mark.parametrize('words, naps', [(['--wait'], [opener.PAUSE]), ([], [])])
+def test_a_job_that_fails_does_so_slowly(monkeypatch, words, naps):
+    slept = []
+    monkeypatch.setattr(cli.time, 'sleep', slept.append)
+    assert cli.main(['proxy', '--router-id', ROUTER, '--netns', 'qrouter-nowhere', '--set', 'max_body=much']
+                    + words) == 2
+    assert slept == naps
+
+
+def test_rules_of_many_are_checked_and_each_that_is_wrong_is_a_line(tmpdir):
+    path = tmpdir.join('router.rules')
+    path.write('*filter\n:mdproxy-INPUT - [0:0]\nCOMMIT\n')
+    status, out, err = mdproxy('rules', 'check', 'qrouter-nowhere', str(path), 'qrouter-1', '/nonexistent')
+    assert (status, err) == (1, '')
+    assert out == ('qrouter-nowhere: namespace qrouter-nowhere does not exist; is the router on this host?\n'
+                   'qrouter-1: /nonexistent: cannot be read: No such file or directory\n')
 
 
 def test_what_cannot_be_had_leaves_nothing_behind(tmpdir):

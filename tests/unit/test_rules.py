@@ -136,6 +136,36 @@ def test_the_rules_of_ipv6_differ_from_the_others_in_the_address_alone():
         '169.254.169.254/32', 'fe80::a9fe:a9fe/128').replace('169.254.169.254', 'fe80::a9fe:a9fe')
 
 
+SPELLED = FILE.replace(u'-I PREROUTING 1', u'-A PREROUTING')     # what iptables-save says of it
+
+
+class Namespaces(object):
+    """Stands in for namespaces and iptables; notes what is done in which."""
+
+    def __init__(self, monkeypatch, saved=None):
+        self.done, self.saved = [], saved or {}
+        monkeypatch.setattr(rules, '_save', lambda netns, family: rules._tables(self.saved.get(netns, u'')))
+        monkeypatch.setattr(rules, '_run', self.run)
+
+    def run(self, where, argv, script=(), netns=None):
+        self.done.append((where, [line for line in script if line.startswith('*')]))
+        return u'\n'.join(script).replace(u'-I PREROUTING 1', u'-A PREROUTING')     # as the kernel says it
+
+
+def test_many_are_checked_with_the_kernels_spelling_of_each_text_asked_for_once(tmpdir, monkeypatch):
+    texts = [FILE, FILE.replace(u'Router 1', u'Router 2'), FILE.replace(u'9697', u'9797')]
+    pairs = []
+    for number, text in enumerate(texts + [u'DROP\n']):
+        path = tmpdir.join('%d.rules' % number)
+        path.write_binary(text.encode('utf-8'))
+        pairs.append(('qrouter-%d' % number, str(path)))
+    made = Namespaces(monkeypatch, dict((netns, SPELLED) for netns, _ in pairs))
+    assert rules.check(pairs) == [
+        ('qrouter-2', 'the rules differ from ' + pairs[2][1]),
+        ('qrouter-3', '%s:1: expected a table, chain, rule or COMMIT' % pairs[3][1])]
+    assert [where for where, _ in made.done] == [pairs[0][1], pairs[2][1]]
+
+
 def test_the_rules_of_discovered_routers_are_those_that_the_role_writes():
     path = os.path.join(os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))),
                         'roles', 'router_proxy', 'templates', 'proxy.rules.j2')

@@ -11,7 +11,7 @@ sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 
 from loopback import ROOT, wait_until  # noqa: E402
 
-from mdproxy import config, logs, namespaces, opener  # noqa: E402
+from mdproxy import config, logs, namespaces, opener, unixsocket  # noqa: E402
 
 ROUTER = '11111111-2222-3333-4444-555555555555'
 PACKAGE = os.path.join(ROOT, 'mdproxy')
@@ -252,6 +252,21 @@ def test_it_removes_its_own_pid_file_and_no_other(serving, tmpdir):
         server.ask()
         assert server.end() == 0
         assert path.check() is stays
+
+
+def test_it_ends_when_its_namespace_is_not_there(serving, tmpdir):
+    path = str(tmpdir.join('status.sock'))
+    status = unixsocket.listen(path, 0o600)
+    number = os.dup(status.fileno())
+    status.close()
+    server = serving('netns=mdproxy-test-nowhere', 'inode=4:4026531840', 'pid-file=%s' % tmpdir.join('pid'),
+                     'status-fd=%d' % number, hand=[number])
+    os.close(number)
+    tmpdir.join('pid').write(str(server.process.pid))
+    assert server.process.wait() == 0
+    assert not tmpdir.join('pid').check() and not os.path.exists(path)
+    assert server.log.read().count('\n') == 2       # that it serves, and that it does not
+    assert 'namespace mdproxy-test-nowhere is gone: the proxy ends' in server.log.read()
 
 
 def test_its_log_file_is_its_standard_error(serving, tmpdir):
