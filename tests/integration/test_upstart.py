@@ -22,6 +22,10 @@ import uuid
 
 import pytest
 
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), '..', 'unit'))
+
+import ansible_module  # noqa: E402
+
 jinja2 = pytest.importorskip('jinja2')
 pytest.importorskip('pyroute2')
 
@@ -438,8 +442,8 @@ class Module(object):
                          _ansible_remote_tmp=self.node.folder)
         with open(self.node.folder + '/arguments.json', 'w') as out:
             json.dump(dict(ANSIBLE_MODULE_ARGS=arguments), out)
-        program = os.path.join(ROOT, 'roles/mdproxy/library/mdproxy_jobs.py')
-        out = self.node.run(sys.executable, program, self.node.folder + '/arguments.json')[1]
+        out = self.node.run('sh', '-c', 'exec "$@" <"$0"', self.node.folder + '/arguments.json',
+                            *ansible_module.command('mdproxy_jobs'))[1]
         return json.loads(out[out.index('{'):])
 
     def pids(self):

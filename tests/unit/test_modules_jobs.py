@@ -21,10 +21,11 @@ pwd, grp = pytest.importorskip('pwd'), pytest.importorskip('grp')
 
 USER, GROUP = pwd.getpwuid(os.geteuid()).pw_name, grp.getgrgid(os.getegid()).gr_name
 
-# show, daemon-reload, enable, reset-failed, restart. As systemd it runs a unit as it was when last
-# read: a unit file that changed counts after daemon-reload, one not read yet when it is first asked for.
+# show, list-units, daemon-reload, enable, disable, reset-failed, restart, stop. As systemd it runs a unit
+# as it was when last read: a unit file that changed counts after daemon-reload, one not read yet when it
+# is first asked for.
 SYSTEMCTL = r'''#!%(python)s
-import json, os, shlex, subprocess, sys
+import fnmatch, json, os, shlex, subprocess, sys, time
 folder = %(folder)r
 command, words = sys.argv[1], [w for w in sys.argv[2:] if not w.startswith('-')]
 with open(folder + '/calls', 'a') as calls:
@@ -47,10 +48,22 @@ if command == 'show':
     blocks = []
     for name in words[1:]:
         enabled = 'enabled' if name in state['enabled'] else 'disabled' if unit_file(name) else ''
-        blocks.append('MainPID=%%d\nUnitFileState=%%s\n' %% (alive(name), enabled))
-    sys.stdout.write('\n'.join(blocks))
+        blocks.append('MainPID=%%d\nUnitFileState=%%s\nId=%%s\n' %% (alive(name), enabled, name))
+    sys.stdout.write('\n'.join(reversed(blocks)))
+elif command == 'list-units':
+    for name in sorted(set(n for n in state['loaded'] if unit_file(n) or alive(n))):
+        if any(fnmatch.fnmatch(name, pattern) for pattern in words):
+            print(name + ' loaded ' + ('active running' if alive(name) else 'inactive dead') + ' text')
 elif command == 'daemon-reload':
     state['loaded'] = dict((n, unit_file(n)) for n in state['loaded'] if unit_file(n))
+elif command == 'stop':
+    for name in words:
+        if alive(name) and name not in state['stubborn']:
+            os.kill(alive(name), 15)
+            while alive(name):
+                time.sleep(0.01)
+elif command == 'disable':
+    state['enabled'] = sorted(set(state['enabled']) - set(words))
 elif command == 'enable':
     for name in words:
         if unit_file(name) is None:
@@ -97,7 +110,7 @@ class Node(object):
         self.tmpdir = tmpdir
         self.units, self.etc = tmpdir.mkdir('units'), tmpdir.join('etc')
         self.state_path = tmpdir.join('state.json')
-        self.state_path.write(json.dumps(dict(pids={}, enabled=[], loaded={})))
+        self.state_path.write(json.dumps(dict(pids={}, enabled=[], loaded={}, stubborn=[])))
         self.bin = tmpdir.mkdir('bin')
         values = dict(python=sys.executable, folder=str(tmpdir))
         for name, text in (('systemctl', SYSTEMCTL), ('journalctl', JOURNALCTL)):
