@@ -7,13 +7,13 @@ the same name does not count.
 from __future__ import absolute_import, division, print_function
 
 import ctypes
+import errno
 import os
 import socket
 import time
 
 _FOLDER = '/var/run/netns'
 _CLONE_NEWNET = 0x40000000
-_LISTEN = '0A'      # state of a listening socket in /proc/net/tcp
 _REST = 3           # times as long as a look takes is waited before the next: it costs processor time
 
 
@@ -93,15 +93,20 @@ def _setns(descriptor):
 
 
 def _listens(port):
-    """True when somebody listens on the port in the namespace that this process is in."""
-    ending = ':%04X' % port
-    for table in ('tcp', 'tcp6'):
-        try:
-            with open('/proc/self/net/' + table) as rows:
-                for row in rows:        # listening ones come first
-                    words = row.split()
-                    if words[3] == _LISTEN and words[1].endswith(ending):
-                        return True
-        except IOError:
-            pass                        # a kernel without IPv6
-    return False
+    """True when somebody listens on the port in the namespace that this process is in.
+
+    Nobody else may have the port then, not even with SO_REUSEADDR, which a server's own socket needs so
+    that this question is not in its way. /proc/net/tcp says the same and takes 2 ms, because the kernel
+    looks through the connections of all namespaces.
+    """
+    probe = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    try:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        probe.bind(('0.0.0.0', port))
+        return False
+    except (socket.error, OSError) as error:
+        if error.errno == errno.EADDRINUSE:
+            return True
+        raise
+    finally:
+        probe.close()
