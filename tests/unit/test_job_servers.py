@@ -67,7 +67,7 @@ def test_a_job_and_what_it_started_are_not_in_its_way(spawn):
     while len(found()) < 3:     # the job's child, which ends with the alarm at the latest
         assert job.poll() is None
     servers = job_servers.running()
-    assert pids(job_servers.select(servers, ['serve', 'router=child'], job.pid)) == [stray.pid]
+    assert pids(job_servers.select(servers, ['serve', 'router=child'], [job.pid])) == [stray.pid]
     job_servers.end(found())
 
 

@@ -566,6 +566,19 @@ def test_another_server_of_the_same_router_is_ended_and_the_job_takes_over(node,
     assert [other.poll() for other in others] == [None, None]
 
 
+@pytest.mark.parametrize('check', [True, False])
+def test_a_job_that_is_about_to_go_is_not_in_the_way_of_another(node, check):
+    program = node.tmpdir.join('releases', '1', 'mdproxy')
+    program.write(SERVER.replace('sys.argv[1]', 'sys.argv[2]'))
+    old = node.job('proxy-' + ONE)
+    old['files'] = [dict(old['files'][1], content='[Service]\nExecStart=%s %s serve %s\n' % (
+        sys.executable, program, node.path_of('proxy-' + ONE)))]
+    node.run_with([old])
+    result = node.run_with([dict(node.job('shared'), strays=['serve'])], prune=[node.prune()], check=check,
+                           secrets={str(node.etc.join('shared.ini')): ''})
+    assert result['removed'] == ['proxy-' + ONE] and result['restarted'] == {'shared': 'not running'}
+
+
 def test_a_job_that_runs_is_restarted_when_it_was_not_alone(node):
     node.run_with([node.routers(ONE, OTHER, strays=STRAYS)])
     stray = node.spawn('serve', 'router=' + ONE)

@@ -258,6 +258,10 @@ class Surplus(object):
                 own = [path for path in self.manager.files(name) if os.path.exists(path)]
                 self.files[name] = found[name] + own
 
+    def pids(self):
+        """Pids of those that still run."""
+        return [pid for pid, _ in self.manager.states(sorted(self.files)).values() if pid]
+
     def remove(self, marks):
         """Stop the jobs, and remove every trace; returns the names of those that do not stop.
 
@@ -300,9 +304,9 @@ def _matching(pattern):
 class Diagnosis(object):
     """Which jobs must be started or restarted, and why: `restarts`, {name: reason}."""
 
-    def __init__(self, module, jobs, states, stale):
+    def __init__(self, module, jobs, states, stale, leaving):
         self.module, self.restarts = module, {}
-        self.strays = []
+        self.strays, self.leaving = [], leaving
         self.release = os.path.realpath(module.params['release']) + '/'     # as the launcher finds itself
         servers = job_servers.running() if any(job['strays'] for job in jobs) else []
         for job in jobs:
@@ -316,7 +320,8 @@ class Diagnosis(object):
 
     def _plain(self, job, pid, stale, servers):
         """What needs no command to be found."""
-        strays = job_servers.select(servers, job['strays'], pid) if job['strays'] else []
+        own = self.leaving + [pid]
+        strays = job_servers.select(servers, job['strays'], own) if job['strays'] else []
         self.strays += strays
         if strays:
             return 'another proxy served it'
@@ -370,7 +375,7 @@ class Run(object):
         self.files, self.marks = Files(module), Marks(module.params['run_dir'])
         self.jobs = _jobs(module)
         self.names = [job['name'] for job in self.jobs]
-        self.changed = False
+        self.changed, self.leaving = False, []      # pids that a run in check mode leaves running
         self.counts = dict(jobs=len(self.jobs), written=0, started=0, removed=0)
 
     def prune(self):
@@ -380,7 +385,9 @@ class Run(object):
         for name in removed:
             self.files.before.append('job %s: there\n%s' % (name, ''.join(
                 '# %s\n' % path for path in surplus.files[name])))
-        if removed and not self.module.check_mode:
+        if removed and self.module.check_mode:
+            self.leaving = surplus.pids()
+        elif removed:
             going_on = surplus.remove(self.marks)
             if going_on:
                 _refuse(self.module, going_on, 'does not stop', self.manager)
@@ -410,7 +417,7 @@ class Run(object):
         """Enable and start what is not as it should be; returns {name: reason} of what was started."""
         states = self.manager.states(self.names) if self.names else {}
         disabled = [name for name in self.names if not states[name][1]]
-        diagnosis = Diagnosis(self.module, self.jobs, states, stale)
+        diagnosis = Diagnosis(self.module, self.jobs, states, stale, self.leaving)
         restarts = diagnosis.restarts
         if not self.module.check_mode:
             if disabled:

@@ -44,12 +44,12 @@ def running():
     return servers
 
 
-def select(servers, words, pid=0):
+def select(servers, words, own=()):
     """Those whose command is the first word and among whose others are all the rest, except the
-    process `pid` and what it started."""
+    processes with the pids `own` and what they started."""
     return [server for server in servers
             if server.words[0] == words[0] and set(words[1:]) <= set(server.words[1:])
-            and not (pid and pid in _lineage(server))]
+            and not set(own).intersection(_lineage(server))]
 
 
 def end(servers):
