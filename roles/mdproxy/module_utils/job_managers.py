@@ -43,7 +43,8 @@ class Systemd(object):
         """Names of the jobs that it has, of those that match one of the shell patterns."""
         out = self._systemctl('list-units', '--all', '--plain', '--no-legend', '--no-pager',
                               *_units(patterns))
-        rows = re.findall(r'(\S+)\.service\s+(\S+)\s+(\S+)', out)
+        # Older ones put a dot before what failed.
+        rows = re.findall(r'^\W*(\S+)\.service +(\S+) +(\S+)', out, re.MULTILINE)
         # One that another unit names and that does not exist is listed too.
         return [name for name, loaded, active in rows if loaded != 'not-found' or active == 'active']
 
