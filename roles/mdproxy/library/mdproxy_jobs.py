@@ -380,7 +380,7 @@ class Run(object):
 
     def prune(self):
         """Remove what should not be there, which may be in the way of what should; returns the names."""
-        surplus = Surplus(self.module, self.manager, self.names)
+        surplus = Surplus(self.module, self.manager, set(self.names))
         removed = sorted(surplus.files)
         for name in removed:
             self.files.before.append('job %s: there\n%s' % (name, ''.join(

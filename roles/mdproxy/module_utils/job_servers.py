@@ -18,7 +18,7 @@ class Server(object):
     """A process; pid and start time together are no other's."""
 
     def __init__(self, pid, words):
-        self.pid, self.words = pid, words
+        self.pid, self.command, self.words = pid, words[0], frozenset(words[1:])
         self.started, self.parent = _stat(pid)[:2]
 
     def is_alive(self):
@@ -47,8 +47,8 @@ def running():
 def select(servers, words, own=()):
     """Those whose command is the first word and among whose others are all the rest, except the
     processes with the pids `own` and what they started."""
-    return [server for server in servers
-            if server.words[0] == words[0] and set(words[1:]) <= set(server.words[1:])
+    rest = frozenset(words[1:])
+    return [server for server in servers if server.command == words[0] and rest <= server.words
             and not set(own).intersection(_lineage(server))]
 
 
