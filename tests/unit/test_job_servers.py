@@ -39,7 +39,8 @@ def spawn(tmpdir):
 
     yield start
     for process in processes:
-        process.kill()
+        if process.poll() is None:
+            process.kill()
         process.wait()
         process.stdout.close()
 

@@ -210,7 +210,8 @@ class Node(object):
     def close(self):
         shutil.rmtree(self.sockets)
         for process in self.spawned:
-            process.kill()
+            if process.poll() is None:
+                process.kill()
             process.wait()
             process.stdout.close()
         for pid in self.pids().values():
