@@ -22,6 +22,10 @@ import uuid
 
 import pytest
 
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), '..', 'unit'))
+
+import ansible_module  # noqa: E402
+
 jinja2 = pytest.importorskip('jinja2')
 pytest.importorskip('pyroute2')
 
@@ -501,17 +505,17 @@ class Module(object):
     def __init__(self, node, jobs):
         self.node, self.jobs = node, jobs
 
-    def __call__(self, check_mode=False, wait=15, **values):
+    def __call__(self, check_mode=False, wait=15, prune=(), **values):
         jobs = [dict(name=job.name, ready=job.ready,
                      files=[dict(path=path, content=text) for path, text in job.files(**values)])
                 for job in self.jobs]
         arguments = dict(service_manager='upstart', release=self.node.release, jobs=jobs, wait=wait,
-                         run_dir=self.node.folder + '/marks', _ansible_check_mode=check_mode,
-                         _ansible_remote_tmp=self.node.folder)
+                         prune=list(prune), run_dir=self.node.folder + '/marks',
+                         _ansible_check_mode=check_mode, _ansible_remote_tmp=self.node.folder)
         with open(self.node.folder + '/arguments.json', 'w') as out:
             json.dump(dict(ANSIBLE_MODULE_ARGS=arguments), out)
-        program = os.path.join(ROOT, 'roles/mdproxy/library/mdproxy_jobs.py')
-        out = self.node.run(sys.executable, program, self.node.folder + '/arguments.json')[1]
+        out = self.node.run('sh', '-c', 'exec "$@" <"$0"', self.node.folder + '/arguments.json',
+                            *ansible_module.command('mdproxy_jobs'))[1]
         return json.loads(out[out.index('{'):])
 
     def pids(self):
@@ -584,6 +588,23 @@ def test_module_starts_at_boot_what_was_set_to_manual(module):
     assert outcome['changed'] and outcome['restarted'] == {}
     assert module.node.run('cat', override)[1] == 'nice 1\n'
     assert not module()['changed'] and module.pids() == pids
+
+
+def test_module_removes_a_job_that_should_not_be_there_with_all_its_files(module):
+    gone = module.jobs[-1]
+    prune = [dict(name='mdproxy-proxy-{item}', files=['/etc/init/mdproxy-proxy-{item}.conf'] + [
+        '%s/etc/routers/{item}.%s' % (module.node.folder, kind) for kind in ('ini', 'rules')])]
+    module(prune=prune)         # what other tests left is gone then
+    module.node.write('/etc/init/%s.override' % gone.name, u'nice 1\n')
+    module.jobs = module.jobs[:-1]
+    pids = module.pids()
+    assert module(check_mode=True, prune=prune)['removed'] == [gone.name] and gone.serves()
+    assert module(prune=prune)['removed'] == [gone.name]
+    assert 'Unknown job' in gone.status()
+    assert not gone.listens() and not gone.has_rules()
+    left = module.node.run('find', '/etc/init', module.node.folder + '/etc', '-name', '*%s*' % gone.id)[1]
+    assert left == '' and module.pids() == pids
+    assert not module(prune=prune)['changed']
 
 
 def test_module_says_that_upstart_cannot_read_a_job_file(module):

@@ -35,6 +35,11 @@ class Result(dict):
     text = ''
 
 
+def command(name):
+    """The command that runs a module; it reads its arguments from standard input."""
+    return [sys.executable, '-c', _START, LIBRARIES[name]] + _UTILITIES
+
+
 def run(name, arguments, check=False, path=None, environment=None):
     """The Result of a module. check: in check mode. path: a folder whose commands come first.
 
@@ -44,9 +49,8 @@ def run(name, arguments, check=False, path=None, environment=None):
     environment = dict(os.environ, **(environment or {}))
     if path:
         environment['PATH'] = str(path) + os.pathsep + environment['PATH']
-    process = subprocess.Popen([sys.executable, '-c', _START, LIBRARIES[name]] + _UTILITIES,
-                               stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                               env=environment)
+    process = subprocess.Popen(command(name), stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                               stderr=subprocess.PIPE, env=environment)
     out, err = process.communicate(json.dumps({'ANSIBLE_MODULE_ARGS': arguments}).encode('utf-8'))
     try:
         result = Result(json.loads(out.decode('utf-8')))

@@ -5,9 +5,12 @@ were when it read them last, what is enabled, and real processes. Real upstart: 
 """
 import json
 import os
+import shutil
 import signal
 import stat
+import subprocess
 import sys
+import tempfile
 
 import pytest
 
@@ -21,10 +24,11 @@ pwd, grp = pytest.importorskip('pwd'), pytest.importorskip('grp')
 
 USER, GROUP = pwd.getpwuid(os.geteuid()).pw_name, grp.getgrgid(os.getegid()).gr_name
 
-# show, daemon-reload, enable, reset-failed, restart. As systemd it runs a unit as it was when last
-# read: a unit file that changed counts after daemon-reload, one not read yet when it is first asked for.
+# show, list-units, daemon-reload, enable, disable, reset-failed, restart, stop. As systemd it runs a unit
+# as it was when last read: a unit file that changed counts after daemon-reload, one not read yet when it
+# is first asked for.
 SYSTEMCTL = r'''#!%(python)s
-import json, os, shlex, subprocess, sys
+import fnmatch, json, os, shlex, subprocess, sys, time
 folder = %(folder)r
 command, words = sys.argv[1], [w for w in sys.argv[2:] if not w.startswith('-')]
 with open(folder + '/calls', 'a') as calls:
@@ -47,10 +51,22 @@ if command == 'show':
     blocks = []
     for name in words[1:]:
         enabled = 'enabled' if name in state['enabled'] else 'disabled' if unit_file(name) else ''
-        blocks.append('MainPID=%%d\nUnitFileState=%%s\n' %% (alive(name), enabled))
-    sys.stdout.write('\n'.join(blocks))
+        blocks.append('MainPID=%%d\nUnitFileState=%%s\nId=%%s\n' %% (alive(name), enabled, name))
+    sys.stdout.write('\n'.join(reversed(blocks)))
+elif command == 'list-units':
+    for name in sorted(set(n for n in state['loaded'] if unit_file(n) or alive(n))):
+        if any(fnmatch.fnmatch(name, pattern) for pattern in words):
+            print(name + ' loaded ' + ('active running' if alive(name) else 'inactive dead') + ' text')
 elif command == 'daemon-reload':
     state['loaded'] = dict((n, unit_file(n)) for n in state['loaded'] if unit_file(n))
+elif command == 'stop':
+    for name in words:
+        if alive(name) and name not in state['stubborn']:
+            os.kill(alive(name), 15)
+            while alive(name):
+                time.sleep(0.01)
+elif command == 'disable':
+    state['enabled'] = sorted(set(state['enabled']) - set(words))
 elif command == 'enable':
     for name in words:
         if unit_file(name) is None:
@@ -73,6 +89,8 @@ with open(folder + '/state.json', 'w') as out:
     json.dump(state, out)
 '''
 JOURNALCTL = '#!/bin/sh\nexec tail -n 15 %(folder)s/journal\n'
+
+ONE, OTHER, THIRD = ['%d0000000-0000-4000-8000-00000000000a' % n for n in (1, 2, 3)]
 
 # What a job runs; a minute is longer than any test.
 SERVER = '''
@@ -97,7 +115,7 @@ class Node(object):
         self.tmpdir = tmpdir
         self.units, self.etc = tmpdir.mkdir('units'), tmpdir.join('etc')
         self.state_path = tmpdir.join('state.json')
-        self.state_path.write(json.dumps(dict(pids={}, enabled=[], loaded={})))
+        self.state_path.write(json.dumps(dict(pids={}, enabled=[], loaded={}, stubborn=[])))
         self.bin = tmpdir.mkdir('bin')
         values = dict(python=sys.executable, folder=str(tmpdir))
         for name, text in (('systemctl', SYSTEMCTL), ('journalctl', JOURNALCTL)):
@@ -107,9 +125,10 @@ class Node(object):
             tmpdir.join('releases', release, 'lib', 'server.py').write(SERVER, ensure=True)
         self.release = '1'
         self.checks, self.words, self.secret = {}, {}, 'hunter2'
+        self.spawned, self.sockets = [], tempfile.mkdtemp()      # a socket's path has 107 bytes at most
 
     def path_of(self, name):
-        return str(self.tmpdir.join(name + '.sock'))
+        return os.path.join(self.sockets, name)
 
     def job(self, name):
         unit = '[Service]\nExecStart=%s %s %s %s\n' % (
@@ -127,6 +146,37 @@ class Node(object):
                              (str(self.etc.join(name + '.ini')), '[DEFAULT]\nsecret = %s\n' % self.secret)
                              for name in names))
         return ansible_module.run('mdproxy_jobs', arguments, path=self.bin, **kwargs)
+
+    def routers(self, *ids, **entry):
+        """An entry with items, one for each id; what differs is given."""
+        job = self.job('proxy-{item}')
+        return dict(job, items=list(ids), **entry)
+
+    def run_with(self, jobs=(), **arguments):
+        """Run the module with these jobs; `check` and the module's own arguments are given."""
+        check = arguments.pop('check', False)
+        arguments = dict(dict(service_manager='systemd', jobs=list(jobs), wait=10,
+                              release=str(self.tmpdir.join('releases', self.release)),
+                              run_dir=str(self.tmpdir.join('marks')),
+                              secrets={str(self.etc.join('proxy-{item}.ini')): 'for = {item} {other}\n'}),
+                         **arguments)
+        return ansible_module.run('mdproxy_jobs', arguments, path=self.bin, check=check)
+
+    def prune(self, **entry):
+        """What should not be there: a router's job and its files."""
+        return dict(name='proxy-{item}', files=[str(self.etc.join('proxy-{item}.ini')),
+                                                str(self.units.join('proxy-{item}.service'))], **entry)
+
+    def spawn(self, *words):
+        """The pid of a process that runs as mdproxy does, with these words; ended with the node."""
+        program = self.tmpdir.join('elsewhere', 'lib', 'mdproxy')
+        program.write('import signal, sys\nsignal.alarm(60)\nprint(1)\nsys.stdout.flush()\nsignal.pause()\n',
+                      ensure=True)
+        process = subprocess.Popen([sys.executable, '-Es', str(program)] + list(words),
+                                   stdout=subprocess.PIPE)
+        process.stdout.readline()       # then it has its words
+        self.spawned.append(process)
+        return process
 
     def pids(self):
         return json.loads(self.state_path.read())['pids']
@@ -158,6 +208,12 @@ class Node(object):
         wait_until(lambda: not _runs(pid))
 
     def close(self):
+        shutil.rmtree(self.sockets)
+        for process in self.spawned:
+            if process.poll() is None:
+                process.kill()
+            process.wait()
+            process.stdout.close()
         for pid in self.pids().values():
             if _runs(pid):
                 os.kill(pid, signal.SIGKILL)
@@ -371,3 +427,185 @@ def test_one_job_that_does_not_come_up_costs_the_others_nothing(node):
 def test_all_jobs_that_do_not_come_up_are_named(node):
     node.words['agent'] = node.words['proxy'] = 'fail'
     assert node.run(wait=1)['msg'].startswith('job agent, proxy was started and does not answer')
+
+
+def test_an_entry_with_items_stands_for_a_job_of_each(node):
+    result = node.run_with([node.routers(ONE, OTHER)])
+    assert sorted(result['restarted']) == ['proxy-' + ONE, 'proxy-' + OTHER]
+    assert result['counts'] == dict(jobs=2, written=4, started=2, removed=0)
+    for item in (ONE, OTHER):
+        connected(node.path_of('proxy-' + item)).close()
+        assert node.files()[str(node.etc.join('proxy-%s.ini' % item))][0] == 'for = %s {other}\n' % item
+    assert 'for = ' not in result.text, 'a secret is shown'
+    node.calls()
+    assert not node.run_with([node.routers(ONE, OTHER)])['changed']
+    assert [call.split()[0] for call in node.calls()] == ['show']
+
+
+def test_an_entry_without_items_keeps_its_braces(node):
+    job = node.job('agent')
+    job['files'][0].update(content='{item}\n')
+    node.run_with([job])
+    assert node.files()[str(node.etc.join('agent.ini'))][0] == '{item}\n'
+
+
+def test_an_entry_with_no_items_is_no_job(node):
+    assert not node.run_with([node.routers()])['changed']
+    assert node.calls() == [], 'it is asked about nothing'
+
+
+def checking(node, script):
+    """An entry of two routers whose check is a script that gets all their arguments."""
+    node.tmpdir.join('check').write('echo "$@" >>%s\n%s' % (node.tmpdir.join('checked'), script))
+    return node.routers(ONE, OTHER, check=['sh', str(node.tmpdir.join('check'))],
+                        check_arguments=['ns-{item}', '{item}.rules'])
+
+
+def test_one_check_is_run_for_all_and_the_one_that_it_names_is_restarted(node):
+    node.run_with([node.routers(ONE, OTHER)])
+    entry = checking(node, 'echo "ns-%s: rules differ: in nat"; exit 1' % OTHER)
+    assert node.run_with([entry])['restarted'] == {'proxy-' + OTHER: 'rules differ: in nat'}
+    assert node.tmpdir.join('checked').read() == 'ns-{0} {0}.rules ns-{1} {1}.rules\n'.format(ONE, OTHER)
+
+
+def test_only_jobs_that_seem_well_are_checked(node):
+    node.run_with([node.routers(ONE, OTHER)])
+    node.kill('proxy-' + ONE)
+    node.run_with([checking(node, '')])
+    assert node.tmpdir.join('checked').read() == 'ns-{0} {0}.rules\n'.format(OTHER)
+
+
+def test_a_check_that_names_no_job_of_many_fails_the_run_and_restarts_none(node):
+    node.run_with([node.routers(ONE, OTHER)])
+    pids = node.pids()
+    result = node.run_with([checking(node, 'echo no iptables here >&2; exit 1')])
+    assert result['failed'] and result['msg'].endswith('names no job: no iptables here')
+    assert node.pids() == pids
+
+
+@pytest.mark.parametrize('check', [True, False])
+def test_a_job_that_should_not_be_there_goes_with_all_its_files(node, check):
+    node.run_with([node.routers(ONE, OTHER)])
+    before, pids, state = node.files(), node.pids(), node.state_path.read()
+    node.tmpdir.join('marks', 'proxy-' + OTHER).write('')
+    result = node.run_with([node.routers(ONE)], prune=[node.prune()], check=check)
+    assert result['changed'] and result['removed'] == ['proxy-' + OTHER] and result['restarted'] == {}
+    assert result['counts']['removed'] == 1
+    assert 'job proxy-%s: there' % OTHER in result['diff']['before']
+    assert str(node.etc.join('proxy-%s.ini' % OTHER)) in result['diff']['before']
+    assert result['diff']['after'] == ''
+    if check:
+        assert (node.files(), node.state_path.read()) == (before, state)
+        assert _runs(pids['proxy-%s.service' % OTHER])
+        return
+    assert sorted(node.files()) == sorted(path for path in before if ONE in path)
+    assert not _runs(pids['proxy-%s.service' % OTHER]) and _runs(pids['proxy-%s.service' % ONE])
+    assert json.loads(node.state_path.read())['enabled'] == ['proxy-%s.service' % ONE]
+    assert node.marks() == []
+    assert not node.run_with([node.routers(ONE)], prune=[node.prune()])['changed']
+
+
+def test_a_job_goes_whose_files_somebody_removed_already(node):
+    node.run_with([node.routers(ONE, OTHER)])
+    for path in node.prune()['files']:
+        os.unlink(path.replace('{item}', OTHER))
+    pid = node.pids()['proxy-%s.service' % OTHER]
+    assert node.run_with([node.routers(ONE)], prune=[node.prune()])['removed'] == ['proxy-' + OTHER]
+    assert not _runs(pid)
+    assert not node.run_with([node.routers(ONE)], prune=[node.prune()])['changed']
+
+
+def test_what_a_removal_that_was_cut_short_left_goes_too(node):
+    node.run_with([node.routers(ONE, OTHER)])
+    node.etc.join('proxy-%s.ini' % THIRD).write('')
+    assert node.run_with([node.routers(ONE, OTHER)], prune=[node.prune()])['removed'] == ['proxy-' + THIRD]
+    assert not any(THIRD in path for path in node.files())
+
+
+def test_what_is_not_named_after_a_router_stays(node):
+    node.run('proxy-of-mine')
+    assert not node.run_with([], prune=[node.prune()])['changed']
+
+
+def test_a_job_of_one_name_goes_when_it_is_not_wanted(node):
+    node.run_with([node.routers(ONE)])
+    shared = dict(node.job('shared'), files=[node.job('shared')['files'][1]])
+    prunes = [node.prune(), dict(name='shared', files=[str(node.units.join('shared.service'))])]
+    assert node.run_with([shared], prune=prunes)['removed'] == ['proxy-' + ONE]
+    assert not node.run_with([shared], prune=prunes)['changed']
+    assert node.run_with([node.routers(ONE)], prune=prunes)['removed'] == ['shared']
+
+
+def test_what_is_removed_has_stopped_before_anything_starts(node):
+    node.run_with([node.routers(ONE)])
+    node.calls()
+    node.run_with([node.job('shared')], prune=[node.prune()], secrets={str(node.etc.join('shared.ini')): ''})
+    calls = [call.split()[0] for call in node.calls()]
+    assert calls.index('stop') < calls.index('restart')
+
+
+def test_a_job_that_does_not_stop_fails_the_run_and_keeps_its_files(node):
+    node.run_with([node.routers(ONE)])
+    state, files = json.loads(node.state_path.read()), node.files()
+    node.state_path.write(json.dumps(dict(state, stubborn=['proxy-%s.service' % ONE])))
+    result = node.run_with([], prune=[node.prune()])
+    assert result['failed'] and result['msg'].startswith('job proxy-%s does not stop' % ONE)
+    assert node.files() == files
+
+
+STRAYS = ['serve', 'router={item}']
+
+
+@pytest.mark.parametrize('check', [True, False])
+def test_another_server_of_the_same_router_is_ended_and_the_job_takes_over(node, check):
+    stray = node.spawn('serve', 'router=' + ONE, 'listen-fd=3')
+    others = [node.spawn('serve', 'router=' + OTHER), node.spawn('resolve', 'router=' + ONE)]
+    result = node.run_with([node.routers(ONE, strays=STRAYS)], check=check)
+    assert result['restarted'] == {'proxy-' + ONE: 'another proxy served it'}
+    assert 'another proxy served it' in result['diff']['before']
+    assert (stray.poll() is None) == check
+    assert [other.poll() for other in others] == [None, None]
+
+
+@pytest.mark.parametrize('check', [True, False])
+def test_a_job_that_is_about_to_go_is_not_in_the_way_of_another(node, check):
+    program = node.tmpdir.join('releases', '1', 'mdproxy')
+    program.write(SERVER.replace('sys.argv[1]', 'sys.argv[2]'))
+    old = node.job('proxy-' + ONE)
+    old['files'] = [dict(old['files'][1], content='[Service]\nExecStart=%s %s serve %s\n' % (
+        sys.executable, program, node.path_of('proxy-' + ONE)))]
+    node.run_with([old])
+    result = node.run_with([dict(node.job('shared'), strays=['serve'])], prune=[node.prune()], check=check,
+                           secrets={str(node.etc.join('shared.ini')): ''})
+    assert result['removed'] == ['proxy-' + ONE] and result['restarted'] == {'shared': 'not running'}
+
+
+def test_a_job_that_runs_is_restarted_when_it_was_not_alone(node):
+    node.run_with([node.routers(ONE, OTHER, strays=STRAYS)])
+    stray = node.spawn('serve', 'router=' + ONE)
+    assert node.run_with([node.routers(ONE, OTHER, strays=STRAYS)])['restarted'] == {
+        'proxy-' + ONE: 'another proxy served it'}
+    assert stray.poll() is not None
+    assert not node.run_with([node.routers(ONE, OTHER, strays=STRAYS)])['changed']
+
+
+def test_what_a_removed_job_left_behind_is_ended(node):
+    worker, other = node.spawn('proxy', '--discover'), node.spawn('proxy', '--router-id')
+    prune = [dict(name='shared', strays=['proxy', '--discover'])]
+    assert node.run_with([], prune=prune)['removed'] == ['shared']
+    assert worker.poll() is not None and other.poll() is None
+    assert not node.run_with([], prune=prune)['changed']
+
+
+def test_listeners_that_others_should_start_are_waited_for_and_those_missing_are_named(node):
+    listeners = [dict(netns='no-{item}', port=9697, items=[ONE, OTHER])]
+    result = node.run_with([], listeners=listeners, wait=0)
+    assert not result['changed'] and result['silent'] == ['no-' + ONE, 'no-' + OTHER]
+    assert node.run_with([], listeners=listeners, check=True)['silent'] == []
+
+
+def test_of_many_that_do_not_come_up_a_few_are_named(node):
+    ids = ['%08d-0000-4000-8000-00000000000a' % number for number in range(12)]
+    node.words['proxy-{item}'] = 'fail'
+    result = node.run_with([node.routers(*ids)], wait=0)
+    assert 'proxy-%s and 2 more was started' % ids[9] in result['msg'] and ids[10] not in result['msg']

@@ -6,12 +6,14 @@ DOCUMENTATION = r"""
 module: mdproxy_jobs
 short_description: Keep jobs and their files as they should be, on systemd and on upstart
 description:
-  - Writes the files that differ, enables every job, and starts or restarts those that are not
-    running, run another release, were started before their files changed, or whose check fails.
+  - Stops and removes jobs that should not be there, writes the files that differ, enables every job,
+    and starts or restarts those that are not running, run another release, were started before their
+    files changed, are not alone, or whose check fails.
   - Which jobs need a restart is read from the node, not from what changed in this run. Before a
     file is changed a mark is left under I(run_dir) and removed after the restart, so a run that was
     cut short is made good by the next one.
-  - On systemd the number of commands does not grow with the number of jobs, but for checks and waiting.
+  - The number of commands does not grow with the number of jobs on systemd; upstart starts and stops
+    one after the other.
 options:
   service_manager:
     description: The node's service manager, as the fact C(service_mgr) says.
@@ -24,15 +26,37 @@ options:
     required: true
   jobs:
     description:
-      - Each has C(name), its C(files), a C(check) command that exits 0 while the running job is
-        whole, and C(ready), what must answer after a start. That is C(socket), a unix socket, or
-        C(netns) and C(port), a listener in a namespace.
+      - Each has C(name), its C(files), and C(ready), what must answer after a start. That is C(socket),
+        a unix socket, or C(netns) and C(port), a listener in a namespace.
+      - With C(items) an entry stands for a job of each, and C({item}) in the strings of the entry for
+        the item. Other braces stay as they are.
+      - C(check) is a command that exits 0 while the running job is whole. It is run once for all jobs
+        of the entry with the C(check_arguments) of each after it. Else it prints C(KEY:reason) for
+        each job that is not; the key is the first of the job's C(check_arguments).
+      - C(strays) are a command of mdproxy and further words, which all are in the command line of a
+        process that is in the job's way, unless it is the job's own. Such a process is ended.
     type: list
     elements: dict
-    required: true
+    default: []
+  prune:
+    description:
+      - Jobs that should not be there unless they are among I(jobs). Each has C(name), C(files), what
+        is removed with the job, and C(strays), processes that the job may leave behind.
+      - C({item}) in C(name) and C(files) is any UUID.
+    type: list
+    elements: dict
+    default: []
+  listeners:
+    description:
+      - Listeners that somebody else starts and that are waited for at the end; each has C(netns) and
+        C(port), and C(items) as I(jobs) have.
+    type: list
+    elements: dict
+    default: []
   secrets:
-    description: Contents of those files of I(jobs) that hold a secret, by path. They have no
-      C(content) there, because that is written to the node's log and to the controller's output.
+    description: Contents of those files of I(jobs) that hold a secret, by path, with C({item}) as
+      there. They have no C(content) there, because that is written to the node's log and to the
+      controller's output.
     type: dict
     default: {}
   run_dir:
@@ -51,14 +75,25 @@ restarted:
   description: Names of the jobs that were (in check mode, would be) started or restarted, and why.
   returned: always
   type: dict
+removed:
+  description: Names of the jobs that were (would be) removed.
+  returned: always
+  type: list
+silent:
+  description: Namespaces of I(listeners) where nobody listens; in check mode nobody is waited for.
+  returned: always
+  type: list
+counts:
+  description: How many C(jobs) there are, files were C(written), jobs C(started) and C(removed).
+  returned: always
+  type: dict
 """
 
 import os
 import re
-import socket
 import tempfile
-import time
 
+from ansible.module_utils import job_listeners, job_managers, job_servers
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.common.text.converters import to_bytes, to_native
 
@@ -67,131 +102,65 @@ _FILE = dict(path=dict(type='path', required=True), content=dict(type='str'),
              group=dict(type='str', default='root'))
 _READY = dict(socket=dict(type='path'), netns=dict(type='str'), port=dict(type='int'))
 _JOB = dict(name=dict(type='str', required=True),
+            items=dict(type='list', elements='str'),
             files=dict(type='list', elements='dict', options=_FILE, required=True),
             check=dict(type='list', elements='str', default=[]),
+            check_arguments=dict(type='list', elements='str', default=[]),
+            strays=dict(type='list', elements='str', default=[]),
             ready=dict(type='dict', options=_READY, required=True,
                        required_one_of=[('socket', 'netns')], required_together=[('netns', 'port')]))
-_LISTEN = '0A'      # state of a listening socket in /proc/net/tcp
+_PRUNE = dict(name=dict(type='str', required=True),
+              files=dict(type='list', elements='path', default=[]),
+              strays=dict(type='list', elements='str', default=[]))
+_LISTENER = dict(netns=dict(type='str', required=True), port=dict(type='int', required=True),
+                 items=dict(type='list', elements='str'))
+_ITEM = '{item}'
+_UUID = '[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}'
 _GRACE = 3.0        # seconds in which a job that the service manager has just started may be silent
 _STARTING = 0.5     # seconds that one more job to start adds to the wait for all
+_NAMED = 10         # how many jobs a message names
 
 
-class Systemd(object):
-    """What the module asks of systemd."""
-
-    log_hint = 'journalctl -u %s'
-
-    def __init__(self, module):
-        self.module = module
-
-    def states(self, names):
-        """{name: (pid or 0, enabled)} of the named jobs, also of those that do not exist."""
-        out = self._systemctl('show', '-p', 'MainPID,UnitFileState', *self._units(names))
-        states = {}
-        for name, block in zip(names, out.strip().split('\n\n')):
-            values = dict(line.split('=', 1) for line in block.splitlines() if '=' in line)
-            states[name] = int(values.get('MainPID', 0)), values.get('UnitFileState') == 'enabled'
-        return states
-
-    def reload(self):
-        self._systemctl('daemon-reload')
-
-    def enable(self, names):
-        self._systemctl('enable', '--quiet', *self._units(names))
-
-    def restart(self, names):
-        self._systemctl('reset-failed', *self._units(names))
-        self._systemctl('restart', *self._units(names))
-
-    def log_of(self, name):
-        return self.module.run_command(['journalctl', '-n', '15', '-o', 'cat', '-u', name])[1]
-
-    def _units(self, names):
-        return [name + '.service' for name in names]
-
-    def _systemctl(self, *words):
-        code, out, err = self.module.run_command(['systemctl'] + list(words))
-        if code and words[0] not in ('restart', 'reset-failed'):    # what came of it is asked after
-            self.module.fail_json(msg='systemctl %s: %s' % (' '.join(words), err.strip()))
-        return out
+def _filled(value, item):
+    """The value with the item for every {item} in its strings, at any depth."""
+    if isinstance(value, dict):
+        return dict((name, _filled(inner, item)) for name, inner in value.items())
+    if isinstance(value, list):
+        return [_filled(inner, item) for inner in value]
+    return value.replace(_ITEM, item) if hasattr(value, 'replace') else value
 
 
-class Upstart(object):
-    """What the module asks of upstart; a job that it has read is enabled, unless set to manual."""
-
-    log_hint = 'less /var/log/upstart/%s.log'
-    override = '/etc/init/%s.override'
-
-    def __init__(self, module):
-        self.module = module
-        self.refusals = {}      # what `start` said of the jobs that it could not start
-
-    def states(self, names):
-        """{name: (pid or 0, enabled)} of the named jobs, also of those that do not exist."""
-        listed = self._initctl('list')
-        known = set(re.findall(r'^(\S+) (?:start|stop)/', listed, re.MULTILINE))
-        # Only in this state is the process that is shown the job's main one, and not a post-stop.
-        running = dict(re.findall(r'^(\S+) start/running, process (\d+)$', listed, re.MULTILINE))
-        return dict((name, (int(running.get(name, 0)),
-                            name in known and not any(map(_is_manual, self._override(name)))))
-                    for name in names)
-
-    def reload(self):
-        self._initctl('reload-configuration')
-
-    def enable(self, names):
-        """Take `manual` out of the operator's override files; the rest of them stays."""
-        for name in names:
-            lines = self._override(name)
-            if any(map(_is_manual, lines)):
-                with open(self.override % name, 'w') as override:
-                    override.writelines(line for line in lines if not _is_manual(line))
-        self.reload()
-
-    def restart(self, names):
-        for name in names:
-            # `restart` would run the job as it was loaded when it started: stop and start reload it.
-            self.module.run_command(['initctl', 'stop', name])
-            code, out, err = self.module.run_command(['initctl', 'start', name])
-            if code:        # what came of it is asked after, when every job had its turn
-                self.refusals[name] = err.strip()
-
-    def log_of(self, name):
-        out = self.module.run_command(['tail', '-n', '15', '/var/log/upstart/%s.log' % name])[1]
-        return '%s\n%s' % (self.refusals.get(name, ''), out)
-
-    def _override(self, name):
-        # Not `show-config`: upstart shows a running job as it was when it started.
-        try:
-            with open(self.override % name) as override:
-                return override.readlines()
-        except IOError:
-            return []
-
-    def _initctl(self, *words):
-        code, out, err = self.module.run_command(['initctl'] + list(words))
-        if code:
-            self.module.fail_json(msg='initctl %s: %s' % (' '.join(words), err.strip()))
-        return out
+def _expanded(entries):
+    """A dict for each item of each entry; an entry without `items` as it is."""
+    expanded = []
+    for entry in entries:
+        if entry['items'] is None:
+            expanded.append(entry)
+        else:
+            plain = dict(entry, items=None)
+            expanded += [_filled(plain, item) for item in entry['items']]
+    return expanded
 
 
-def _is_manual(line):
-    return line.split('#')[0].split() == ['manual']
+def _jobs(module):
+    """The jobs one by one; their files know whether they hold a secret."""
+    secrets = module.params['secrets']
+    for entry in module.params['jobs']:
+        for wanted in entry['files']:
+            wanted['secret'] = wanted['path'] in secrets
+            if wanted['secret']:
+                wanted['content'] = secrets[wanted['path']]
+            elif wanted['content'] is None:
+                module.fail_json(msg='%s: no content, neither there nor in secrets' % wanted['path'])
+    return _expanded(module.params['jobs'])
 
 
 class Files(object):
     """The files that differ, and what the difference looks like without showing a secret."""
 
     def __init__(self, module):
-        self.module, self.secrets = module, module.params['secrets']
+        self.module = module
         self.before, self.after = [], []
-
-    def content(self, entry):
-        """The bytes that the file should hold."""
-        content = self.secrets.get(entry['path'], entry['content'])
-        if content is None:
-            self.module.fail_json(msg='%s: no content, neither there nor in secrets' % entry['path'])
-        return to_bytes(content)
 
     def differs(self, entry):
         """True when the file's content is not what it should be; the difference is noted."""
@@ -200,13 +169,13 @@ class Files(object):
                 now = current.read()
         except IOError:
             now = None
-        wanted = self.content(entry)
+        wanted = to_bytes(entry['content'])
         if now == wanted:
             return False
         for side, text, word in ((self.before, now, 'old'), (self.after, wanted, 'new')):
             if text is not None:
                 shown = to_native(text, errors='surrogate_or_replace')
-                if entry['path'] in self.secrets:
+                if entry['secret']:
                     shown = '(the %s content is not shown: it holds a secret)' % word
                 side.append('# %s\n%s\n' % (entry['path'], shown.rstrip('\n')))
         return True
@@ -225,7 +194,7 @@ class Files(object):
             os.makedirs(folder, 0o755)
         descriptor, temporary = tempfile.mkstemp(dir=folder, prefix='.mdproxy-')
         with os.fdopen(descriptor, 'wb') as out:
-            out.write(self.content(entry))
+            out.write(to_bytes(entry['content']))
         arguments = self.module.load_file_common_arguments(entry, path=temporary)
         self.module.set_fs_attributes_if_different(arguments, False)
         os.rename(temporary, entry['path'])
@@ -246,130 +215,269 @@ class Marks(object):
         for name in names:
             open(os.path.join(self.folder, name), 'w').close()
 
-    def remove(self, name):
-        if self.has(name):
-            os.unlink(os.path.join(self.folder, name))
+    def remove(self, names):
+        for name in names:
+            _unlink(os.path.join(self.folder, name))
 
 
-def _command_line(pid):
+def _unlink(path):
     try:
-        with open('/proc/%d/cmdline' % pid) as cmdline:
-            return cmdline.read().split('\0')
-    except IOError:
+        os.unlink(path)
+    except OSError:
+        if os.path.lexists(path):
+            raise
+
+
+class Surplus(object):
+    """Jobs of ours that should not be there, with what they leave behind."""
+
+    def __init__(self, module, manager, wanted):
+        self.manager = manager
+        self.files, self.strays = {}, []        # {name: paths}
+        entries = module.params['prune']
+        if not entries:
+            return
+        known = manager.known([entry['name'].replace(_ITEM, '*') for entry in entries])
+        servers = job_servers.running() if any(entry['strays'] for entry in entries) else []
+        for entry in entries:
+            self._find(entry, known, servers, wanted)
+
+    def _find(self, entry, known, servers, wanted):
+        shape, found = _shape(entry['name']), {}
+        for match in filter(None, map(shape.match, known)):
+            found[match.group(0)] = []
+        for pattern in entry['files']:
+            for path, item in _matching(pattern):
+                found.setdefault(_filled(entry['name'], item), []).append(path)
+        strays = job_servers.select(servers, entry['strays']) if entry['strays'] else []
+        if strays and entry['name'] not in wanted:
+            found.setdefault(entry['name'], [])
+            self.strays += strays
+        for name in found:
+            if name not in wanted:
+                own = [path for path in self.manager.files(name) if os.path.exists(path)]
+                self.files[name] = found[name] + own
+
+    def pids(self):
+        """Pids of those that still run."""
+        return [pid for pid, _ in self.manager.states(sorted(self.files)).values() if pid]
+
+    def remove(self, marks):
+        """Stop the jobs, and remove every trace; returns the names of those that do not stop.
+
+        In this order, so that a run that is cut short leaves what the next one finds.
+        """
+        names = sorted(self.files)
+        self.manager.stop(names)
+        states = self.manager.states(names)
+        going_on = [name for name in names if states[name][0]]
+        if going_on:
+            return going_on
+        job_servers.end(self.strays)
+        self.manager.disable(names)
+        for name in names:
+            for path in self.files[name]:
+                _unlink(path)
+        marks.remove(names)
+        self.manager.reload()
+        self.manager.forget(names)
         return []
 
 
-def _reason(module, job, pid, stale):
-    """Why the job must be started or restarted, or None."""
-    if not pid:
-        return 'not running'
-    if stale:
-        return 'its files changed'
-    release = os.path.realpath(module.params['release']) + '/'     # as the launcher finds itself
-    if not any(word.startswith(release) for word in _command_line(pid)):
-        return 'runs another release'
-    if job['check']:
-        code, out, err = module.run_command(job['check'])
-        if code:
-            return (err or out).strip().splitlines()[-1] if (err or out).strip() else 'check failed'
-    if not _silent(module, [job], _GRACE):
-        return None
-    return 'does not answer'
+def _shape(pattern):
+    """The regular expression of a pattern: {item} is a UUID, which is group 1."""
+    return re.compile(re.escape(pattern).replace(re.escape(_ITEM), '(%s)' % _UUID, 1)
+                      .replace(re.escape(_ITEM), r'\1') + '$')
 
 
-def _answers(module, ready):
-    if ready['socket']:
-        probe = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        try:
-            probe.connect(ready['socket'])
-            return True
-        except (socket.error, OSError):
-            return False
-        finally:
-            probe.close()
-    out = module.run_command(['ip', 'netns', 'exec', ready['netns'],
-                              'cat', '/proc/net/tcp', '/proc/net/tcp6'])[1]
-    rows = [line.split() for line in out.splitlines()]
-    return any(len(row) > 3 and row[3] == _LISTEN and row[1].endswith(':%04X' % ready['port'])
-               for row in rows)
+def _matching(pattern):
+    """[(path, item)] of the files that a pattern with {item} in its last part means."""
+    folder, name = os.path.split(pattern)
+    if _ITEM not in name:
+        return [(pattern, '')] if os.path.lexists(pattern) else []
+    shape = _shape(name)
+    entries = sorted(os.listdir(folder)) if os.path.isdir(folder) else []
+    return [(os.path.join(folder, match.group(0)), match.group(1))
+            for match in filter(None, map(shape.match, entries))]
 
 
-def _silent(module, jobs, seconds):
-    """The jobs that do not answer within so many seconds."""
-    deadline = time.time() + seconds
-    silent = [job for job in jobs if not _answers(module, job['ready'])]
-    while silent and time.time() < deadline:
-        time.sleep(0.1)
-        silent = [job for job in silent if not _answers(module, job['ready'])]
-    return silent
+class Diagnosis(object):
+    """Which jobs must be started or restarted, and why: `restarts`, {name: reason}."""
+
+    def __init__(self, module, jobs, states, stale, leaving):
+        self.module, self.restarts = module, {}
+        self.strays, self.leaving = [], leaving
+        self.release = os.path.realpath(module.params['release']) + '/'     # as the launcher finds itself
+        servers = job_servers.running() if any(job['strays'] for job in jobs) else []
+        for job in jobs:
+            reason = self._plain(job, states[job['name']][0], job['name'] in stale, servers)
+            if reason:
+                self.restarts[job['name']] = reason
+        self._check(jobs)
+        readies = dict((job['name'], job['ready']) for job in jobs if job['name'] not in self.restarts)
+        for name in job_listeners.silent(readies, _GRACE, _GRACE):
+            self.restarts[name] = 'does not answer'
+
+    def _plain(self, job, pid, stale, servers):
+        """What needs no command to be found."""
+        own = self.leaving + [pid]
+        strays = job_servers.select(servers, job['strays'], own) if job['strays'] else []
+        self.strays += strays
+        if strays:
+            return 'another proxy served it'
+        if not pid:
+            return 'not running'
+        if stale:
+            return 'its files changed'
+        if not any(word.startswith(self.release) for word in job_servers.command_line(pid)):
+            return 'runs another release'
+
+    def _check(self, jobs):
+        """Run the check of those that seem well, once for all that have the same."""
+        checks = {}
+        for job in jobs:
+            if job['check'] and job['name'] not in self.restarts:
+                checks.setdefault(tuple(job['check']), []).append(job)
+        for check in checks:
+            for some in job_managers.batches(checks[check]):
+                self._run_check(list(check), some)
+
+    def _run_check(self, check, jobs):
+        code, out, err = self.module.run_command(
+            check + [argument for job in jobs for argument in job['check_arguments']])
+        if not code:
+            return
+        names = dict((job['check_arguments'][0], job['name']) for job in jobs if job['check_arguments'])
+        told = [line.partition(':') for line in out.splitlines()]
+        said = (err or out).strip().splitlines() or ['check failed']
+        reasons = dict((names[key], reason.strip()) for key, _, reason in told if key in names)
+        if not reasons and len(jobs) == 1:
+            reasons = {jobs[0]['name']: said[-1]}
+        if not reasons:     # then it is the check that is not well, and no reason to restart them all
+            self.module.fail_json(msg='%s fails and names no job: %s' % (' '.join(check), said[-1]))
+        self.restarts.update(reasons)
 
 
-def _refuse_silent(module, manager, silent):
-    """Fail the module: all that do not answer, and the log of the first."""
-    name = silent[0]['name']
-    module.fail_json(
-        msg='job %s was started and does not answer after %d s; see `%s`. Its last lines: %s'
-            % (', '.join(job['name'] for job in silent), module.params['wait'],
-               manager.log_hint % name, manager.log_of(name).strip() or '(none)'))
+def _refuse(module, names, what, manager):
+    """Fail the module: the jobs, and the log of the first."""
+    more = ' and %d more' % (len(names) - _NAMED) if len(names) > _NAMED else ''
+    module.fail_json(msg='job %s%s %s; see `%s`. Its last lines: %s' % (
+        ', '.join(names[:_NAMED]), more, what, manager.log_hint % names[0],
+        manager.log_of(names[0]).strip() or '(none)'))
+
+
+class Run(object):
+    """One run of the module, step by step."""
+
+    def __init__(self, module):
+        self.module = module
+        self.manager = job_managers.of(module, module.params['service_manager'])
+        self.files, self.marks = Files(module), Marks(module.params['run_dir'])
+        self.jobs = _jobs(module)
+        self.names = [job['name'] for job in self.jobs]
+        self.changed, self.leaving = False, []      # pids that a run in check mode leaves running
+        self.counts = dict(jobs=len(self.jobs), written=0, started=0, removed=0)
+
+    def prune(self):
+        """Remove what should not be there, which may be in the way of what should; returns the names."""
+        surplus = Surplus(self.module, self.manager, set(self.names))
+        removed = sorted(surplus.files)
+        for name in removed:
+            self.files.before.append('job %s: there\n%s' % (name, ''.join(
+                '# %s\n' % path for path in surplus.files[name])))
+        if removed and self.module.check_mode:
+            self.leaving = surplus.pids()
+        elif removed:
+            going_on = surplus.remove(self.marks)
+            if going_on:
+                _refuse(self.module, going_on, 'does not stop', self.manager)
+        self.counts['removed'] = len(removed)
+        self.changed |= bool(removed)
+        return removed
+
+    def write(self):
+        """Bring the files to what they should be; returns the names of jobs that run from older ones."""
+        to_write, stale = [], set(name for name in self.names if self.marks.has(name))
+        for job in self.jobs:
+            own = [entry for entry in job['files'] if self.files.differs(entry)]
+            to_write += own
+            if own:
+                stale.add(job['name'])
+        if stale and not self.module.check_mode:
+            self.marks.leave(stale)
+            for entry in to_write:
+                self.files.write(entry)
+            self.manager.reload()       # also when a run that was cut short wrote the files
+        touched = any([self.files.attributes(entry) for job in self.jobs for entry in job['files']])
+        self.counts['written'] = len(to_write)
+        self.changed |= bool(to_write or touched)
+        return stale
+
+    def start(self, stale):
+        """Enable and start what is not as it should be; returns {name: reason} of what was started."""
+        states = self.manager.states(self.names) if self.names else {}
+        disabled = [name for name in self.names if not states[name][1]]
+        diagnosis = Diagnosis(self.module, self.jobs, states, stale, self.leaving)
+        restarts = diagnosis.restarts
+        if not self.module.check_mode:
+            if disabled:
+                self.manager.enable(disabled)
+            self._restart([job for job in self.jobs if job['name'] in restarts], diagnosis.strays)
+        for name in sorted(restarts):
+            self.files.before.append('job %s: %s\n' % (name, restarts[name]))
+            self.files.after.append('job %s: running\n' % name)
+        for name in disabled:
+            self.files.before.append('job %s: not started at boot\n' % name)
+            self.files.after.append('job %s: started at boot\n' % name)
+        self.counts['started'] = len(restarts)
+        self.changed |= bool(restarts or disabled)
+        return restarts
+
+    def _restart(self, jobs, strays):
+        """Start the jobs where the strays were, and wait until they answer."""
+        if not jobs:
+            return
+        job_servers.end(strays)
+        self.manager.restart([job['name'] for job in jobs])
+        silent = self._wait(dict((job['name'], job['ready']) for job in jobs))
+        self.marks.remove([job['name'] for job in jobs if job['name'] not in silent])
+        if silent:
+            _refuse(self.module, silent, 'was started and does not answer after %d s'
+                    % self._patience(len(jobs)), self.manager)
+
+    def await_others(self):
+        """Wait for what others start; returns the namespaces where nobody listens."""
+        others = dict((entry['netns'], entry) for entry in _expanded(self.module.params['listeners']))
+        return [] if self.module.check_mode else self._wait(others)
+
+    def _wait(self, readies):
+        return job_listeners.silent(readies, self._patience(len(readies)), self.module.params['wait'])
+
+    def _patience(self, number):
+        # They start side by side and share the node's processors.
+        return self.module.params['wait'] + _STARTING * max(0, number - 1)
+
+    def diff(self):
+        return dict(before='\n'.join(self.files.before), after='\n'.join(self.files.after))
 
 
 def main():
     module = AnsibleModule(supports_check_mode=True, argument_spec=dict(
         service_manager=dict(type='str', required=True, choices=['systemd', 'upstart']),
         release=dict(type='str', required=True),
-        jobs=dict(type='list', elements='dict', options=_JOB, required=True),
+        jobs=dict(type='list', elements='dict', options=_JOB, default=[]),
+        prune=dict(type='list', elements='dict', options=_PRUNE, default=[]),
+        listeners=dict(type='list', elements='dict', options=_LISTENER, default=[]),
         secrets=dict(type='dict', default={}, no_log=True),
         run_dir=dict(type='path', default='/run/mdproxy-jobs'),
         wait=dict(type='int', default=15)))
     os.umask(0o022)     # whatever root's is: the user that serves has to reach its files
-    manager = {'systemd': Systemd, 'upstart': Upstart}[module.params['service_manager']](module)
-    files, marks = Files(module), Marks(module.params['run_dir'])
-    jobs = module.params['jobs']
-    names = [job['name'] for job in jobs]
-
-    to_write, stale = [], set(name for name in names if marks.has(name))
-    for job in jobs:
-        own = [entry for entry in job['files'] if files.differs(entry)]
-        to_write += own
-        if own:
-            stale.add(job['name'])
-
-    if stale and not module.check_mode:
-        marks.leave(stale)
-        for entry in to_write:
-            files.write(entry)
-        manager.reload()        # also when a run that was cut short wrote the files
-    touched = any([files.attributes(entry) for job in jobs for entry in job['files']])
-
-    states = manager.states(names) if names else {}
-    disabled = [name for name in names if not states[name][1]]
-    restarts = {}
-    for job in jobs:
-        reason = _reason(module, job, states[job['name']][0], job['name'] in stale)
-        if reason:
-            restarts[job['name']] = reason
-    if not module.check_mode:
-        if disabled:
-            manager.enable(disabled)
-        started = [job for job in jobs if job['name'] in restarts]
-        if started:
-            manager.restart([job['name'] for job in started])
-        # They start side by side and share the node's processors.
-        silent = _silent(module, started, module.params['wait'] + _STARTING * len(started))
-        for job in started:
-            if job not in silent:
-                marks.remove(job['name'])
-        if silent:
-            _refuse_silent(module, manager, silent)
-
-    for name in sorted(restarts):
-        files.before.append('job %s: %s\n' % (name, restarts[name]))
-        files.after.append('job %s: running\n' % name)
-    for name in disabled:
-        files.before.append('job %s: not started at boot\n' % name)
-        files.after.append('job %s: started at boot\n' % name)
-    module.exit_json(changed=bool(to_write or touched or disabled or restarts), restarted=restarts,
-                     diff=dict(before='\n'.join(files.before), after='\n'.join(files.after)))
+    run = Run(module)
+    removed = run.prune()
+    restarted = run.start(run.write())
+    silent = run.await_others()
+    module.exit_json(changed=run.changed, restarted=restarted, removed=removed, silent=silent,
+                     counts=run.counts, **(dict(diff=run.diff()) if module._diff else {}))
 
 
 if __name__ == '__main__':
