@@ -1,5 +1,6 @@
 """verify_guests names the hop that is broken, on a real path that is broken at that hop."""
 import os
+import subprocess
 import sys
 
 import pytest
@@ -34,15 +35,22 @@ class Path(object):
         self.cloud.start()
         self.proxy = self.cloud.serve(self.router)
 
-    def verify(self, timeout=3, **guest):
+    def verify(self, timeout=3, agents=None, **guest):
         router = self.router
         guest = dict(dict(name=router.id, fixed_ip=router.fixed_ip, ec2_id=router.ec2_id,
                           user_data_base64=equipment.base64.b64encode(router.user_data).decode()), **guest)
         result = ansible_module.run('verify_guests', dict(
-            guests=[dict(router_id=router.id, guest=guest)], mdproxy=self.launcher, timeout=timeout,
-            agent_config=os.path.join(self.cloud.folder, 'agent.ini'), agent_socket=self.cloud.socket))
+            guests=[dict(router_id=router.id, guest=guest, resolved=self.resolve())], timeout=timeout,
+            agents=[self.cloud.socket] if agents is None else agents))
         assert not result['changed']
         return result['guests'][0]
+
+    def resolve(self):
+        """What `mdproxy resolve` says of the guest's address, as the role asks it."""
+        process = subprocess.Popen(
+            [self.launcher, 'resolve', '--json', '--router-id=' + self.router.id, '--config-file='
+             + os.path.join(self.cloud.folder, 'agent.ini'), self.router.fixed_ip], stdout=subprocess.PIPE)
+        return process.communicate()[0].decode('utf-8')
 
 
 @pytest.fixture
@@ -97,6 +105,23 @@ def test_an_agent_that_is_gone_is_named(path):
     assert path.cloud.agent.stop() == 0
     row = path.verify()
     assert row['hop'] == 'agent' and path.cloud.socket in row['detail'] and 'told 502' in row['detail']
+
+
+def test_agents_of_other_hosts_are_named_when_all_are_gone(path):
+    assert path.cloud.agent.stop() == 0
+    taken = equipment.socket.socket()
+    taken.bind(('127.0.0.1', 0))        # and nobody listens
+    gone = '127.0.0.1:%d' % taken.getsockname()[1]
+    row = path.verify(agents=[gone, '[::1]:1'])
+    assert row['hop'] == 'agent' and gone + ': ' in row['detail'] and '[::1]:1: ' in row['detail']
+    taken.listen(1)
+    assert path.verify(agents=['[::1]:1', gone])['hop'] == 'nova'
+    taken.close()
+
+
+def test_a_proxy_that_is_its_own_agent_has_no_agent_to_look_for(path):
+    assert path.cloud.agent.stop() == 0
+    assert path.verify(agents=[])['hop'] == 'nova'
 
 
 def test_an_address_that_nobody_has_is_named(path):

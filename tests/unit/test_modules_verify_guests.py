@@ -28,7 +28,7 @@ def answers(**changes):
 
 def compared(found, **guest):
     """(hop, detail) of the guest's row."""
-    verifier = verify_guests['Verifier'](None, dict(router_id='r', guest=dict(GUEST, **guest)))
+    verifier = verify_guests['Verifier'](None, dict(router_id='r', resolved='', guest=dict(GUEST, **guest)))
     try:
         verifier.compare(found, 'the-instance')
     except verify_guests['Broken'] as broken:
@@ -56,6 +56,18 @@ def test_what_differs_is_named(changes, hop, words):
 
 def test_a_guest_without_user_data_is_well_when_none_is_expected():
     assert compared(answers(user_data=[404, '']), user_data_base64='') == ('', '')
+
+
+@pytest.mark.parametrize('said, detail', [
+    ('', 'mdproxy resolve said nothing'),
+    ('agent.ini: cannot be read\n', 'agent.ini: cannot be read'),
+    ('{"outcome": "error", "reason": "no token"}', 'the port API fails: no token'),
+    ('{"outcome": "none", "reason": "nobody"}', 'no port found: nobody')])
+def test_what_was_said_of_an_address_instead_of_an_instance_is_told(said, detail):
+    verifier = verify_guests['Verifier'](None, dict(router_id='r', resolved=said, guest=GUEST))
+    with pytest.raises(verify_guests['Broken']) as broken:
+        verifier.resolve()
+    assert (broken.value.hop, broken.value.detail) == ('port', detail)
 
 
 def test_a_namespace_that_does_not_exist_is_an_error_and_is_not_made():

@@ -7,9 +7,9 @@ module: guest_request
 short_description: Connect from a namespace, send bytes, read the answer to its end
 options:
   netns:
-    description: The namespace to connect from.
+    description: The namespace to connect from; the host's own where none is named.
     type: str
-    required: true
+    default: ""
   host:
     description: Address to connect to.
     type: str
@@ -100,11 +100,12 @@ def exchange(params):
 
 def main():
     module = AnsibleModule(supports_check_mode=True, argument_spec=dict(
-        netns=dict(type='str', required=True), host=dict(type='str', default='169.254.169.254'),
+        netns=dict(type='str', default=''), host=dict(type='str', default='169.254.169.254'),
         port=dict(type='int', default=80), lines=dict(type='list', elements='str', default=[]),
         body=dict(type='str', default=''), timeout=dict(type='float', default=10)))
     try:
-        enter(module.params['netns'])
+        if module.params['netns']:
+            enter(module.params['netns'])
     except (IOError, OSError) as error:
         module.fail_json(msg='namespace %s: %s' % (module.params['netns'], error.strerror))
     module.exit_json(changed=False, **exchange(module.params))

@@ -12,7 +12,9 @@ description:
   - Changes nothing and never fails for a guest's sake; the caller judges C(guests).
 options:
   guests:
-    description: Each with C(router_id) and C(guest) (C(name), C(fixed_ip), C(ec2_id), C(user_data_base64)).
+    description:
+      - Each with C(router_id) and C(guest) (C(name), C(fixed_ip), C(ec2_id), C(user_data_base64)).
+      - C(resolved) is what C(mdproxy resolve --json) says of the guest's address where the agent runs.
     type: list
     elements: dict
     required: true
@@ -24,17 +26,12 @@ options:
     description: Seconds that one request may take.
     type: int
     default: 10
-  mdproxy:
-    description: The command that resolves addresses.
-    type: path
-    required: true
-  agent_config:
-    description: The agent's configuration file.
-    type: path
-    required: true
-  agent_socket:
-    description: The agent's socket.
-    type: path
+  agents:
+    description: >-
+      The agents that the proxies take turns to ask, each a unix socket's path or HOST:PORT; none when
+      the proxies are their own.
+    type: list
+    elements: str
     required: true
 author: mdproxy maintainers
 """
@@ -68,7 +65,8 @@ _CLONE_NEWNET = 0x40000000
 # What a status means when every hop before nova is well.
 _NOVA = {
     400: 'missed a header; does it run with the metadata proxy options?',
-    403: 'refused the signature; the shared secrets of agent and nova differ',
+    403: 'refused the signature; the shared secrets of agent and nova differ, or between proxy and agents '
+         'of other hosts mdproxy_link_secret or the clocks: the agent\'s log says which',
     404: 'knows no such instance of that tenant, or does not run with the metadata proxy options',
     502: 'cannot be reached from the agent',
     504: 'did not answer in time',
@@ -121,12 +119,28 @@ def ask(timeout):
     return dict(answers=answers, milliseconds=first)
 
 
+def connected(agent, timeout):
+    """A socket connected to an agent: a unix socket's path, HOST:PORT or [IPV6]:PORT."""
+    if not agent.startswith('/'):
+        host, _, port = agent.rpartition(':')
+        return socket.create_connection((host.strip('[]'), int(port)), timeout)
+    probe = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    probe.settimeout(timeout)
+    try:
+        probe.connect(agent)
+    except (OSError, socket.error):
+        probe.close()
+        raise
+    return probe
+
+
 class Verifier(object):
     """Looks at the hops of one guest's path, in their order."""
 
     def __init__(self, module, entry):
         self.module, self.router_id, self.guest = module, entry['router_id'], entry['guest']
         self.router = 'qrouter-' + self.router_id
+        self.resolved = entry['resolved']
         self.row = dict(name=self.guest['name'], router_id=self.router_id, hop='', detail='',
                         fixed_ip=self.guest['fixed_ip'], instance_id='', ec2_id='', milliseconds=0)
 
@@ -168,7 +182,7 @@ class Verifier(object):
         if not listening:
             raise Broken('proxy', 'nobody listens on port %d in %s; %s'
                          % (self.module.params['port'], self.router, symptom))
-        self.connect_to_agent(symptom)
+        self.connect_to_an_agent(symptom)
         self.resolve()
         raise Broken('nova', '%s; %s' % (nova, symptom))
 
@@ -184,26 +198,24 @@ class Verifier(object):
         return any(len(row) > 3 and row[3] == '0A'
                    and row[1].endswith(':%04X' % self.module.params['port']) for row in rows)
 
-    def connect_to_agent(self, symptom):
-        probe = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        probe.settimeout(self.module.params['timeout'])
-        try:
-            probe.connect(self.module.params['agent_socket'])
-        except (OSError, socket.error) as error:
-            raise Broken('agent', '%s: %s; %s' % (self.module.params['agent_socket'],
-                                                  error.strerror or error, symptom))
-        finally:
-            probe.close()
+    def connect_to_an_agent(self, symptom):
+        """Raise Broken when every agent that the proxies can ask is gone."""
+        failures = []
+        for agent in self.module.params['agents']:
+            try:
+                connected(agent, self.module.params['timeout']).close()
+                return
+            except (OSError, socket.error) as error:
+                failures.append('%s: %s' % (agent, error.strerror or error))
+        if failures:
+            raise Broken('agent', '; '.join(failures + [symptom]))
 
     def resolve(self):
         """The instance that the cloud's API names for the guest's address."""
-        code, out, err = self.module.run_command(
-            [self.module.params['mdproxy'], 'resolve', '--json', '--router-id', self.router_id,
-             '--config-file', self.module.params['agent_config'], self.guest['fixed_ip']])
         try:
-            found = json.loads(out)
+            found = json.loads(self.resolved)
         except ValueError:
-            raise Broken('port', (err or out).strip() or 'mdproxy resolve said nothing')
+            raise Broken('port', self.resolved.strip() or 'mdproxy resolve said nothing')
         if found['outcome'] != 'found':
             said = {'error': 'the port API fails: %s'}.get(found['outcome'], 'no port found: %s')
             raise Broken('port', said % found['reason'])
@@ -237,8 +249,7 @@ def main():
     module = AnsibleModule(supports_check_mode=True, argument_spec=dict(
         guests=dict(type='list', elements='dict', required=True),
         port=dict(type='int', default=9697), timeout=dict(type='int', default=10),
-        mdproxy=dict(type='path', required=True), agent_config=dict(type='path', required=True),
-        agent_socket=dict(type='path', required=True)))
+        agents=dict(type='list', elements='str', required=True)))
     rows = [Verifier(module, entry).run() for entry in module.params['guests']]
     module.exit_json(changed=False, guests=rows)
 
