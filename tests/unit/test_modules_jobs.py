@@ -609,3 +609,11 @@ def test_of_many_that_do_not_come_up_a_few_are_named(node):
     node.words['proxy-{item}'] = 'fail'
     result = node.run_with([node.routers(*ids)], wait=0)
     assert 'proxy-%s and 2 more was started' % ids[9] in result['msg'] and ids[10] not in result['msg']
+
+
+def test_what_a_file_held_as_a_secret_is_in_no_diff_when_it_holds_none_any_more(node):
+    node.run('agent')
+    ini, unit = node.job('agent')['files']
+    result = node.run_with([dict(node.job('agent'), files=[dict(ini, content='open', mode='0644'), unit])])
+    assert result['changed'] and 'hunter' not in result.text
+    assert 'open' in result['diff']['after']

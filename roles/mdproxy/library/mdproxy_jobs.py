@@ -175,7 +175,7 @@ class Files(object):
         for side, text, word in ((self.before, now, 'old'), (self.after, wanted, 'new')):
             if text is not None:
                 shown = to_native(text, errors='surrogate_or_replace')
-                if entry['secret']:
+                if entry['secret'] or text is now and not _is_for_all(entry['path']):
                     shown = '(the %s content is not shown: it holds a secret)' % word
                 side.append('# %s\n%s\n' % (entry['path'], shown.rstrip('\n')))
         return True
@@ -198,6 +198,11 @@ class Files(object):
         arguments = self.module.load_file_common_arguments(entry, path=temporary)
         self.module.set_fs_attributes_if_different(arguments, False)
         os.rename(temporary, entry['path'])
+
+
+def _is_for_all(path):
+    """Whether everybody may read a file; one that held a secret may be about to hold none."""
+    return bool(os.stat(path).st_mode & 0o004)
 
 
 class Marks(object):
