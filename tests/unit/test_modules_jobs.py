@@ -24,9 +24,9 @@ pwd, grp = pytest.importorskip('pwd'), pytest.importorskip('grp')
 
 USER, GROUP = pwd.getpwuid(os.geteuid()).pw_name, grp.getgrgid(os.getegid()).gr_name
 
-# show, list-units, daemon-reload, enable, disable, reset-failed, restart, stop. As systemd it runs a unit
-# as it was when last read: a unit file that changed counts after daemon-reload, one not read yet when it
-# is first asked for.
+# show, list-units, daemon-reload, enable, disable, reset-failed, restart, kill, stop. As systemd it runs
+# a unit as it was when last read: a unit file that changed counts after daemon-reload, one not read yet
+# when it is first asked for.
 SYSTEMCTL = r'''#!%(python)s
 import fnmatch, json, os, shlex, subprocess, sys, time
 folder = %(folder)r
@@ -72,7 +72,7 @@ elif command == 'enable':
         if unit_file(name) is None:
             sys.exit('Failed to enable unit: Unit file %%s does not exist.' %% name)
     state['enabled'] = sorted(set(state['enabled'] + words))
-elif command == 'restart':
+elif command in ('restart', 'kill'):        # whatever is killed is started again, as with Restart=always
     for name in words:
         if alive(name):
             os.kill(alive(name), 15)
@@ -321,6 +321,22 @@ def test_a_job_whose_check_fails_is_restarted_with_the_reason(node):
     assert node.run()['restarted'] == {'proxy': 'rules differ'}
     node.checks['proxy'] = ['true']
     assert not node.run()['changed']
+
+
+def test_a_job_that_can_hands_over_to_the_next_release_instead_of_being_restarted(node):
+    node.run('agent')
+    before, _ = node.pids(), node.calls()
+    node.release = '2'
+    job = dict(node.job('agent'), hand_over='USR2')
+    secrets = {str(node.etc.join('agent.ini')): '[DEFAULT]\nsecret = hunter2\n'}
+    assert node.run_with([job], secrets=secrets)['restarted'] == {'agent': 'its files changed'}
+    calls = node.calls()
+    assert 'kill --kill-who=main --signal=USR2 agent.service' in calls
+    assert not any(call.startswith('restart') for call in calls)
+    assert node.pids() != before and not node.marks()
+    node.kill('agent')
+    node.run_with([job], secrets=secrets)
+    assert 'restart agent.service' in node.calls()
 
 
 def test_a_run_cut_short_after_it_wrote_the_files_is_made_good_by_the_next(node):

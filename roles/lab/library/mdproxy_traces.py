@@ -13,6 +13,10 @@ processes:
   description: Command lines of the processes.
   returned: always
   type: list
+pids:
+  description: Their pids.
+  returned: always
+  type: list
 ruled:
   description: Namespaces that have a chain of ours.
   returned: always
@@ -48,7 +52,7 @@ _LISTENS = ('00000000:25E1', 'FEA9FEA9:0050')       # as /proc/net/tcp writes th
 
 
 def processes():
-    """Command lines, in order."""
+    """(command line, pid) of each, in order."""
     found = []
     for pid in os.listdir('/proc'):
         try:
@@ -57,7 +61,7 @@ def processes():
         except (IOError, OSError):
             continue
         if _OURS.search(line):
-            found.append(line.strip())
+            found.append((line.strip(), int(pid)))
     return sorted(found)
 
 
@@ -84,8 +88,9 @@ def main():
     files = [path for pattern in ('/run/mdproxy/*', '/run/mdproxy/status/*', '/run/mdproxy-jobs/*')
              for path in glob.glob(pattern) if not os.path.isdir(path)]
     jobs = glob.glob('/etc/systemd/system/mdproxy-*') + glob.glob('/etc/init/mdproxy-*')
+    found = processes()
     module.exit_json(
-        changed=False, processes=processes(), ruled=ruled,
+        changed=False, processes=[line for line, _ in found], pids=[pid for _, pid in found], ruled=ruled,
         listening=dict((name, listeners(name)) for name in names), sockets=sorted(files),
         pid_files=sorted(glob.glob('/var/lib/quantum/external/pids/*.pid')),
         jobs=sorted(map(os.path.basename, jobs)))

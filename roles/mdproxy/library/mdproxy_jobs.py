@@ -33,6 +33,9 @@ options:
       - C(check) is a command that exits 0 while the running job is whole. It is run once for all jobs
         of the entry with the C(check_arguments) of each after it. Else it prints C(KEY:reason) for
         each job that is not; the key is the first of the job's C(check_arguments).
+      - C(hand_over) is a signal at which the job's main process ends alone and what it has started goes
+        on until the next one is there. On systemd a job that only has to be another one is sent it,
+        in the place of a restart.
       - C(strays) are a command of mdproxy and further words, which all are in the command line of a
         process that is in the job's way, unless it is the job's own. Such a process is ended.
     type: list
@@ -107,6 +110,7 @@ _JOB = dict(name=dict(type='str', required=True),
             check=dict(type='list', elements='str', default=[]),
             check_arguments=dict(type='list', elements='str', default=[]),
             strays=dict(type='list', elements='str', default=[]),
+            hand_over=dict(type='str'),
             ready=dict(type='dict', options=_READY, required=True,
                        required_one_of=[('socket', 'netns')], required_together=[('netns', 'port')]))
 _PRUNE = dict(name=dict(type='str', required=True),
@@ -117,6 +121,7 @@ _LISTENER = dict(netns=dict(type='str', required=True), port=dict(type='int', re
 _ITEM = '{item}'
 _UUID = '[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}'
 _GRACE = 3.0        # seconds in which a job that the service manager has just started may be silent
+_FILES_CHANGED, _OTHER_RELEASE = 'its files changed', 'runs another release'
 _STARTING = 0.5     # seconds that one more job to start adds to the wait for all
 _NAMED = 10         # how many jobs a message names
 
@@ -333,9 +338,9 @@ class Diagnosis(object):
         if not pid:
             return 'not running'
         if stale:
-            return 'its files changed'
+            return _FILES_CHANGED
         if not any(word.startswith(self.release) for word in job_servers.command_line(pid)):
-            return 'runs another release'
+            return _OTHER_RELEASE
 
     def _check(self, jobs):
         """Run the check of those that seem well, once for all that have the same."""
@@ -427,7 +432,8 @@ class Run(object):
         if not self.module.check_mode:
             if disabled:
                 self.manager.enable(disabled)
-            self._restart([job for job in self.jobs if job['name'] in restarts], diagnosis.strays)
+            job_servers.end(diagnosis.strays)
+            self._restart([job for job in self.jobs if job['name'] in restarts], restarts, states)
         for name in sorted(restarts):
             self.files.before.append('job %s: %s\n' % (name, restarts[name]))
             self.files.after.append('job %s: running\n' % name)
@@ -438,12 +444,15 @@ class Run(object):
         self.changed |= bool(restarts or disabled)
         return restarts
 
-    def _restart(self, jobs, strays):
-        """Start the jobs where the strays were, and wait until they answer."""
+    def _restart(self, jobs, reasons, states):
+        """Start the jobs, or have them hand over, and wait until they answer."""
         if not jobs:
             return
-        job_servers.end(strays)
-        self.manager.restart([job['name'] for job in jobs])
+        handing = [job for job in jobs if job['hand_over'] and states[job['name']][0]
+                   and reasons[job['name']] in (_FILES_CHANGED, _OTHER_RELEASE)]
+        handed = [job['name'] for job in handing if self.manager.hand_over(
+            job['name'], job['hand_over'], states[job['name']][0])]
+        self.manager.restart([job['name'] for job in jobs if job['name'] not in handed])
         silent = self._wait(dict((job['name'], job['ready']) for job in jobs))
         self.marks.remove([job['name'] for job in jobs if job['name'] not in silent])
         if silent:

@@ -6,7 +6,9 @@ upstart starts one after the other.
 from __future__ import absolute_import, division, print_function
 
 import re
+import time
 
+_HANDING_OVER = 10.0    # seconds
 _BATCH = 1000       # names in one command: 60 kB of the 128 kB that an old kernel takes
 
 
@@ -67,6 +69,17 @@ class Systemd(object):
         self.forget(names)
         for some in batches(names):
             self._try('restart', *_units(some))
+
+    def hand_over(self, name, signal, pid):
+        """Send a signal to the job's main process, pid, and wait until another has taken its place; true
+        when one has."""
+        self._try('kill', '--kill-who=main', '--signal=' + signal, *_units([name]))
+        end = time.time() + _HANDING_OVER
+        while time.time() < end:
+            if self.states([name])[name][0] not in (0, pid):
+                return True
+            time.sleep(0.1)
+        return False
 
     def stop(self, names):
         for some in batches(names):
@@ -149,6 +162,10 @@ class Upstart(object):
             code, out, err = self.module.run_command(['initctl', 'start', name])
             if code:        # what came of it is asked after, when every job had its turn
                 self.refusals[name] = err.strip()
+
+    def hand_over(self, name, signal, pid):
+        """False: what upstart starts again by itself runs as it was loaded when the job was started."""
+        return False
 
     def stop(self, names):
         for name in names:

@@ -1,0 +1,139 @@
+#!/usr/bin/python
+"""Ansible module: guests that ask again and again for a while, and every answer that was not theirs."""
+from __future__ import absolute_import, division, print_function
+
+DOCUMENTATION = r"""
+module: guest_load
+short_description: Ask as each guest for some seconds, over kept connections and over new ones
+options:
+  guests:
+    description: Each has C(guest), of which C(name) and C(ec2_id) count.
+    type: list
+    elements: dict
+    required: true
+  seconds:
+    description: How long.
+    type: float
+    default: 10
+  per_second:
+    description: Requests of each guest in each second, half of them over new connections.
+    type: int
+    default: 20
+author: mdproxy maintainers
+"""
+
+RETURN = r"""
+answers:
+  description: How many requests were answered with the guest's own instance id.
+  returned: always
+  type: int
+failures:
+  description: What was said of the others, at most 20.
+  returned: always
+  type: list
+lost:
+  description: How many others there were.
+  returned: always
+  type: int
+"""
+
+import ctypes
+import json
+import os
+import socket
+import time
+
+from ansible.module_utils.basic import AnsibleModule
+
+_CLONE_NEWNET = 0x40000000
+_PATIENCE = 5.0         # seconds for one answer, as long as cloud-init waits
+_HEAD = b'GET /latest/meta-data/instance-id HTTP/1.1\r\nHost: 169.254.169.254\r\n'
+
+
+class Guest(object):
+    """One that asks; this process is in its namespace."""
+
+    def __init__(self, expected):
+        self.expected, self.kept = expected.encode(), None
+        self.answers, self.failures = 0, []
+
+    def ask(self, keep):
+        """One request; over the kept connection or over a new one."""
+        try:
+            sock = self.kept if keep and self.kept else self.connect()
+            self.kept = None if keep else self.kept
+            sock.sendall(_HEAD + (b'' if keep else b'Connection: close\r\n') + b'\r\n')
+            head, body = self.answer(sock)
+        except (socket.error, OSError, ValueError) as error:
+            self.failures.append('%s: %s' % ('kept' if keep else 'new', error or repr(error)))
+            return
+        if b' 200 ' not in head.split(b'\r\n')[0] or body != self.expected:
+            self.failures.append('%r %r' % (head.split(b'\r\n')[0], body[:100]))
+        else:
+            self.answers += 1
+        if keep and b'\r\nconnection: close' not in head.lower():
+            self.kept = sock
+        else:
+            sock.close()
+
+    @staticmethod
+    def connect():
+        return socket.create_connection(('169.254.169.254', 80), _PATIENCE)
+
+    @staticmethod
+    def answer(sock):
+        data = b''
+        while b'\r\n\r\n' not in data:
+            data += _received(sock)
+        head, _, body = data.partition(b'\r\n\r\n')
+        length = int(head.lower().partition(b'\r\ncontent-length:')[2].split(b'\r\n')[0])
+        while len(body) < length:
+            body += _received(sock)
+        return head, body
+
+
+def _received(sock):
+    piece = sock.recv(65536)
+    if not piece:
+        raise ValueError('closed without an answer')
+    return piece
+
+
+def load(entry, seconds, per_second):
+    """In a child: what became of one guest's requests."""
+    with open('/var/run/netns/guest-' + entry['guest']['name']) as netns:
+        ctypes.CDLL(None).setns(netns.fileno(), _CLONE_NEWNET)
+    guest, end, number = Guest(entry['guest']['ec2_id']), time.time() + seconds, 0
+    while time.time() < end:
+        guest.ask(keep=number % 2 == 0)
+        number += 1
+        time.sleep(1.0 / per_second)
+    return dict(answers=guest.answers, failures=guest.failures[:20], lost=len(guest.failures))
+
+
+def begin(*arguments):
+    """Load in a child; what it will say is read from the descriptor that is returned."""
+    reading, writing = os.pipe()
+    if not os.fork():
+        os.write(writing, json.dumps(load(*arguments)).encode())
+        os._exit(0)
+    os.close(writing)
+    return reading
+
+
+def main():
+    module = AnsibleModule(argument_spec=dict(
+        guests=dict(type='list', elements='dict', required=True),
+        seconds=dict(type='float', default=10), per_second=dict(type='int', default=20)))
+    asking = [begin(entry, module.params['seconds'], module.params['per_second'])
+              for entry in module.params['guests']]
+    total = dict(answers=0, failures=[], lost=0)
+    for reading in asking:
+        with os.fdopen(reading) as told:
+            for name, value in json.loads(told.read()).items():
+                total[name] += value
+    module.exit_json(changed=False, **total)
+
+
+if __name__ == '__main__':
+    main()
