@@ -113,7 +113,7 @@ def bind(host, port, netns=None, shared=False, only_ipv6=False):
     try:
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if shared:
-            bound.setsockopt(socket.SOL_SOCKET, _SO_REUSEPORT, 1)
+            _let_share(bound)
         if only_ipv6:
             bound.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         # Accepted sockets inherit both, which saves calls for every connection.
@@ -124,6 +124,14 @@ def bind(host, port, netns=None, shared=False, only_ipv6=False):
         bound.close()
         raise _refused(error, netns, host, port)
     return bound
+
+
+def _let_share(bound):
+    try:
+        bound.setsockopt(socket.SOL_SOCKET, _SO_REUSEPORT, 1)
+    except (OSError, IOError) as error:
+        if error.errno != errno.ENOPROTOOPT:        # before Linux 3.9 two have to take turns
+            raise
 
 
 def listen(bound, netns=None):

@@ -41,6 +41,47 @@ def test_an_address_that_is_taken_is_said_to_be():
                                  'serves there' % (port, os.strerror(errno.EADDRINUSE)))
 
 
+def test_two_that_share_an_address_may_both_listen_there():
+    port = free_port()
+    first = namespaces.bind('127.0.0.1', port, shared=True)
+    namespaces.listen(first)
+    second = namespaces.bind('127.0.0.1', port, shared=True)
+    namespaces.listen(second)
+    with pytest.raises(namespaces.NamespaceError):
+        namespaces.bind('127.0.0.1', port)
+    first.close()
+    second.close()
+
+
+def test_a_kernel_in_which_nobody_can_share_gives_the_first_one_the_address(monkeypatch):
+    monkeypatch.setattr(namespaces, '_SO_REUSEPORT', 9999)      # no option of any kernel
+    port = free_port()
+    first = namespaces.bind('127.0.0.1', port, shared=True)
+    namespaces.listen(first)
+    with pytest.raises(namespaces.NamespaceError):
+        namespaces.bind('127.0.0.1', port, shared=True)
+    first.close()
+
+
+def test_nobody_connects_before_it_listens():
+    port = free_port()
+    bound = namespaces.bind('127.0.0.1', port)
+    with pytest.raises(socket.error):
+        socket.create_connection(('127.0.0.1', port), 5)
+    namespaces.listen(bound)
+    socket.create_connection(('127.0.0.1', port), 5).close()
+    bound.close()
+
+
+def test_all_addresses_of_ipv6_leave_those_of_ipv4_to_another():
+    port = free_port()
+    four = namespaces.open_listener('0.0.0.0', port)
+    six = namespaces.bind('::', port, only_ipv6=True)
+    namespaces.listen(six)
+    four.close()
+    six.close()
+
+
 def test_an_address_of_another_host_is_refused_by_name():
     with pytest.raises(namespaces.NamespaceError) as caught:
         namespaces.open_listener('192.0.2.1', 9697)
