@@ -75,8 +75,7 @@ class AgentCore(object):
         self._lookup.close()
 
     def _ask_with(self, options):
-        endpoints = options.nova_endpoints or (
-            (options.nova_metadata_ip, options.nova_metadata_port),)
+        endpoints = nova_endpoints(options)
         nova = upstream.Upstream(self._loop, endpoints, options.connect_timeout,
                                  options.nova_timeout, _IDLE)
         if self._nova:
@@ -217,6 +216,11 @@ class Agent(service.Service):
 
     def _refused(self, _origin, peer, status, text, detail=''):
         self.requests.failed('proxy ' + (peer or 'on the unix socket'), status, text, detail)
+
+
+def nova_endpoints(options):
+    """The metadata APIs to ask, as of upstream.Upstream."""
+    return options.nova_endpoints or ((options.nova_metadata_ip, options.nova_metadata_port),)
 
 
 def run(sources):

@@ -14,6 +14,8 @@ import logging
 import os
 import signal
 
+from . import config, privileges
+
 _log = logging.getLogger('mdproxy.children')
 
 
@@ -27,7 +29,8 @@ class Children(object):
         loop.on_signal(signal.SIGCHLD, self._reap)
 
     def fork(self, run, ended):
-        """Have run() give the exit status of a new process; returns its pid, or raises OSError.
+        """Have run() give the exit status of a new process; returns its pid, or raises OSError. What run()
+        raises is logged; of ValueError, ConfigError and PrivilegeError, the message.
 
         ended(status) is called on the loop when it has ended: its exit status, or minus a signal's number.
         """
@@ -48,6 +51,8 @@ class Children(object):
             status = run()
         except SystemExit as ending:
             status = ending.code or 0
+        except (ValueError, config.ConfigError, privileges.PrivilegeError) as error:
+            _log.critical('%s', error)
         except BaseException:
             _log.critical('process %d ends', os.getpid(), exc_info=True)
         finally:

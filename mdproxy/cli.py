@@ -25,7 +25,7 @@ def main(argv=None):
     if not getattr(arguments, 'run', None):
         parser.error('a command is needed: proxy, agent, status, resolve or rules')
     status = opener.attempt('mdproxy', arguments.run, arguments)
-    if status and getattr(arguments, 'wait', False):
+    if status and (getattr(arguments, 'wait', False) or getattr(arguments, 'discover', False)):
         time.sleep(opener.PAUSE)        # for a job that is started again at once
     return status
 
@@ -50,7 +50,7 @@ def _parser():
                      epilog='Options of configuration files, and of --set:')
     parser.add_argument('--version', action='version', version='mdproxy ' + mdproxy.__version__)
     commands = parser.add_subparsers(metavar='COMMAND', dest='command')
-    _add_proxy(commands.add_parser('proxy', help='serve the guests of one router or network'))
+    _add_proxy(commands.add_parser('proxy', help='serve the guests of one router or network, or of all'))
     _add_agent(commands.add_parser('agent', help='find the instance, sign its id, ask nova'))
     _add_status(commands.add_parser('status', help='tell how proxies and agent of this host are'))
     _add_resolve(commands.add_parser(
@@ -174,11 +174,11 @@ def _proxy(arguments):
 
 
 def _master(arguments):
-    for name in ('netns', 'wait', 'pid_file', 'daemon'):
+    # A log file would be written by root, and by workers who may not make another when it is rotated.
+    for name in ('netns', 'wait', 'pid_file', 'daemon', 'log_file'):
         if getattr(arguments, name):
             raise config.ConfigError('--%s: does not go with --discover' % name.replace('_', '-'))
-    return opener.master(_sources(arguments), arguments.listen, arguments.rules,
-                         logs.Destination(arguments.log_file, None))
+    return opener.master(_sources(arguments), arguments.listen, arguments.rules)
 
 
 def _agent(arguments):

@@ -28,13 +28,16 @@ def identity_of(name):
 
 
 def find(isolated_networks):
-    """{name: trust.Identity} of the namespaces to serve. isolated_networks: networks' too."""
+    """{name: trust.Identity} of the namespaces to serve. isolated_networks: networks' too.
+
+    Raises OSError when that cannot be found out, which does not mean that there are none.
+    """
     try:
         names = os.listdir(namespaces.FOLDER)
     except OSError as error:
-        if error.errno != errno.ENOENT:         # before the first namespace of all
-            _log.error('%s: %s', namespaces.FOLDER, error.strerror)
-        names = ()
+        if error.errno != errno.ENOENT:
+            raise
+        names = ()                      # before the first namespace of all
     identities = ((name, identity_of(name)) for name in names)
     return dict((name, identity) for name, identity in identities
                 if identity and (identity.kind == 'router' or isolated_networks))

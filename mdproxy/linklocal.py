@@ -29,7 +29,7 @@ def available():
     """Whether this kernel and this iptables can lead guests of IPv6 to a port."""
     try:
         return subprocess.call(['unshare', '--net', 'ip6tables-save', '-t', 'nat'],
-                               stdout=subprocess.PIPE, stderr=subprocess.PIPE) == 0
+                               stdout=subprocess.PIPE, stderr=subprocess.PIPE, close_fds=True) == 0
     except OSError:
         return False
 
@@ -61,14 +61,18 @@ def _interfaces():
     """(name, whether it has the address) of the internal interfaces of the namespace that this is in."""
     with open('/proc/self/net/dev') as table:
         names = [line.split(':')[0].strip() for line in table if ':' in line]
-    with open('/proc/self/net/if_inet6') as table:
-        having = set(fields[5] for fields in map(str.split, table) if fields[0] == _HEX)
+    try:
+        with open('/proc/self/net/if_inet6') as table:
+            having = set(fields[5] for fields in map(str.split, table) if fields[0] == _HEX)
+    except IOError:                 # a kernel without IPv6
+        having = ()
     return [(name, name in having) for name in names if name.startswith(_PREFIX)]
 
 
 def _ip(netns, words):
     try:
-        process = subprocess.Popen(('ip',) + words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        process = subprocess.Popen(('ip',) + words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                                   close_fds=True)
     except OSError as error:
         raise rules.RulesError('ip cannot be run: %s' % error.strerror)
     said = process.communicate()[0].decode('utf-8', 'replace').strip()

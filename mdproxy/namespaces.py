@@ -75,17 +75,29 @@ def inside(netns):
             raise NamespaceError('namespace %s does not exist; is the router on this host?' % netns)
         raise NamespaceError('namespace %s cannot be entered: %s' % (netns, _why(error)))
     try:
-        home = os.open(_OWN, os.O_RDONLY)
+        try:
+            home = os.open(_OWN, os.O_RDONLY)
+        except OSError as error:
+            raise NamespaceError('namespace %s is not entered: no way back: %s' % (netns, _why(error)))
         try:
             _enter(there, 'namespace ' + netns)
             try:
                 yield
             finally:
-                _enter(home, 'the namespace that it was started in')
+                _return_to(home)
         finally:
             os.close(home)
     finally:
         os.close(there)
+
+
+def _return_to(home):
+    """Whoever cannot go home must not go on: it would be in a tenant's network."""
+    try:
+        _enter(home, 'the namespace that it was started in')
+    except NamespaceError as error:
+        os.write(2, ('mdproxy: %s\n' % error).encode('utf-8'))
+        os._exit(1)
 
 
 def open_listener(host, port, netns=None):

@@ -42,20 +42,26 @@ _ERROR = struct.Struct('=i')            # nlmsgerr: -errno
 
 _NLMSG_ERROR, _NLMSG_DONE, _RTM_NEWNEIGH, _RTM_GETNEIGH = 2, 3, 28, 30
 _NLM_F_REQUEST, _NLM_F_DUMP = 0x1, 0x300
+_RTMGRP_LINK = 1        # interfaces that come, go or change (rtnetlink(7))
 _NDA_DST, _NDA_LLADDR = 1, 2
 _KINDS = 0x3fff         # of an attribute's type; the rest are flags
 # NUD_REACHABLE, STALE, DELAY, PROBE, PERMANENT: there is an address, and it has answered once.
 _RESOLVED = 0x02 | 0x04 | 0x08 | 0x10 | 0x80
 
 
-def open_socket(netns):
+def open_socket(netns, of_links=False):
     """A netlink socket of the named namespace; takes root. Raises namespaces.NamespaceError.
 
-    It is for one process: two that ask through one socket get each other's answers.
+    It is for one process: two that ask through one socket get each other's answers. of_links: it is not
+    for questions, but can be read, without blocking, whenever an interface has changed.
     """
     with namespaces.inside(netns):
         try:
-            return socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE)
+            sock = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE)
+            if of_links:
+                sock.setblocking(False)
+                sock.bind((0, _RTMGRP_LINK))
+            return sock
         except (OSError, IOError) as error:
             raise namespaces.NamespaceError('namespace %s: its neighbours cannot be asked for: %s'
                                             % (netns, os.strerror(error.errno)))

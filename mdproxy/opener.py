@@ -162,7 +162,7 @@ class Proxy(object):
             if namespaces.inode(self._netns) != inode:
                 raise namespaces.NamespaceError('namespace %s went away' % self._netns)
         except namespaces.NamespaceError:
-            for sock in bound:
+            for sock in bound + ([table] if table else []):
                 sock.close()
             raise
         return Opened(bound, table, (self._netns, inode))
@@ -243,28 +243,24 @@ def agent(sources, log=logs.STDERR, group=None):
     """Serve as the agent; returns the exit status or raises what `attempt` knows."""
     options = sources.load('agent')
     privileges.make_folder(os.path.dirname(options.metadata_proxy_socket), options.user, group)
-    _log_to(log, options, group)
+    if log.file:
+        with privileges.acting_as(options.user, group):
+            descriptor = logs.open_file(log.file)
     privileges.become(options.user, group)
+    if log.file:
+        logs.take_over(descriptor, (1, 2))
+    logs.configure(options.log_level, log)
     daemon.await_signals()
     from mdproxy import agent as serving
     return serving.run(sources)
 
 
-def master(sources, listen, rules_file=None, log=logs.STDERR):
+def master(sources, listen, rules_file=None):
     """Be the proxy of all routers of this host; returns the exit status or raises what `attempt` knows.
 
     listen: (address, port) in routers' namespaces. rules_file: as of supervisor.run.
     """
-    _log_to(log, sources.load('proxy'))
+    logs.configure(sources.load('proxy').log_level)
     daemon.await_signals()
     from mdproxy import supervisor
     return supervisor.run(sources, listen, rules_file)
-
-
-def _log_to(log, options, group=None):
-    """Have standard error, and what is logged, go to a logs.Destination."""
-    if log.file:
-        with privileges.acting_as(options.user, group):
-            descriptor = logs.open_file(log.file)
-        logs.take_over(descriptor, (1, 2))
-    logs.configure(options.log_level, log)

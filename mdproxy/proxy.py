@@ -101,8 +101,8 @@ class Agents(object):
             self._link = Link(options.link_secret, options.link_window)
         self._heads = upstream.HeadCache(self._headers)
         self.upstream = upstream.Upstream(
-            loop, options.agents or (options.metadata_proxy_socket,), options.connect_timeout,
-            options.agent_timeout, min(_IDLE, options.idle_timeout / 2))
+            loop, agents(options), options.connect_timeout, options.agent_timeout,
+            min(_IDLE, options.idle_timeout / 2))
 
     def ask(self, exchange):
         """Send a guest's request to an agent and its answer back."""
@@ -124,6 +124,11 @@ class Agents(object):
             status, text = _FAILURES[failure.kind]
             self._requests.failed(who, status, text, failure.detail)
             exchange.respond(status, text)
+
+
+def agents(options):
+    """The agents to ask, as of upstream.Upstream."""
+    return options.agents or (options.metadata_proxy_socket,)
 
 
 def run(identity, listeners, sources, status_listener=None, serving=None, table=None):

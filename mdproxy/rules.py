@@ -84,6 +84,13 @@ class Rules(object):
         """True when the namespace's own chains are not as the rules say."""
         return self._differ(_save(netns, self._family))
 
+    def spell(self):
+        """Find out now how this kernel spells the rules, for processes that are forked later."""
+        try:
+            self._canonical()
+        except RulesError:
+            pass                        # who needs it will be told
+
     def same(self):
         """What two Rules have alike that want the same, for a dictionary."""
         return tuple(sorted((table, tuple(lines)) for table, lines in self._wanted.items()))
@@ -225,7 +232,7 @@ def _run_once(where, argv, script, netns):
         # long, because it makes a view of /sys as well.
         with namespaces.inside(netns):
             process = subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-                                       stderr=subprocess.PIPE)
+                                       stderr=subprocess.PIPE, close_fds=True)
     except namespaces.NamespaceError as error:
         raise RulesError(str(error))
     except OSError as error:

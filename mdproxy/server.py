@@ -54,6 +54,11 @@ _clock = getattr(time, 'perf_counter', time.time)
 _log = logging.getLogger('mdproxy.server')
 
 
+def longest_drain(options):
+    """Seconds that a patient drain may take."""
+    return max(options.drain_timeout, options.agent_timeout)
+
+
 def descriptors_for(connections, others=_OTHER_FILES):
     """How many open files so many connections need: every second one is idle and has no other to the
     next hop."""
@@ -90,9 +95,8 @@ class RequestLog(object):
 class Exchange(object):
     """A request and the way to answer it.
 
-    request: http1.Request. peer: the guest's address, native str, '' on a unix socket. scope: of a
-    link-local address, index of the interface that it holds for, else 0. origin: what the listener that
-    it came by stands for, None or a trust.Identity. mac: of the guest, as of Server.
+    request: http1.Request. peer: the guest's address, native str, '' on a unix socket. origin: what
+    the listener that it came by stands for, None or a trust.Identity. mac: of the guest, as of Server.
     context: the handler's own. source: who is relayed, told to pause, resume and cancel.
     gone: nobody waits for the answer any more. started: the guest has seen the beginning of it.
     status: of the answer, 0 before it begins. began: when the request was complete, by _clock.
@@ -166,15 +170,16 @@ class Exchange(object):
 
 
 class GuestConnection(eventloop.Stream):
-    """A connection of a guest. peer, scope, origin and mac: as of Exchange. last: no request will be
-    taken after the present one."""
+    """A connection of a guest. peer, origin and mac: as of Exchange. scope: of a link-local address,
+    index of the interface that it holds for, else 0. last: no request will be taken after the present one.
+    """
 
     __slots__ = ('peer', 'scope', 'origin', 'mac', 'last', '_server', '_reader', '_exchange',
                  '_pumping', '_stage', '_ahead', '_closing', '_served', '_ended')
 
     def __init__(self, server, sock, peer, scope, origin):
         self.peer, self.scope, self.origin = peer, scope, origin
-        self.mac = server.mac_of(origin, peer, scope) if scope else None
+        self.mac = None
         self.last = server.draining
         self._server = server
         self._reader = RequestReader(server.max_head, max_body=server.options.max_body)
@@ -308,8 +313,10 @@ class GuestConnection(eventloop.Stream):
     def _begin(self, request):
         self.deadline = eventloop.NEVER
         self._stage = 'idle'
-        self._served = True
         server = self._server
+        if self.scope and not self._served:
+            self.mac = server.mac_of(self.origin, self.peer, self.scope)
+        self._served = True
         exchange = self._exchange = Exchange(self, request)
         try:
             if server.rate_limit and not server.rate_limit.allows(self.guest, self.loop.now):
@@ -389,7 +396,7 @@ class Server(object):
         self.draining = False
         self._drained = None
         self._of_guest = {}         # GuestConnection.guest -> how many connections
-        self._other_files = _OTHER_FILES + len(listeners)
+        self._other_files = _OTHER_FILES + 2 * len(listeners)      # and what knows their neighbours
         self.configure(options)
         self._listeners = [
             eventloop.Listener(loop, sock, functools.partial(self._accepted, origin))
@@ -411,11 +418,13 @@ class Server(object):
 
         What waits in the backlog counts as under way. After options.drain_timeout all is closed.
         patient: an idle connection is closed with its next answer, so that no request crosses its end on
-        the way; without when the time is over, or patience is (a second call).
+        the way; without only when the time is over. And what is under way has as long as an answer may
+        take. A second call that is not patient ends patience.
         """
         if self.draining:
             if not patient:
                 self._drain_connections(False)
+                self.loop.call_later(self.options.drain_timeout, self._cut_off)
             return
         self.draining = True
         self._drained = drained
@@ -424,7 +433,10 @@ class Server(object):
         self._drain_connections(patient)
         self._check_drained()
         if self._drained is not None:
-            self.loop.call_later(self.options.drain_timeout, self._cut_off)
+            self.loop.call_later(self.options.drain_timeout,
+                                 self._close_idle if patient else self._cut_off)
+        if self._drained is not None and patient:
+            self.loop.call_later(longest_drain(self.options), self._cut_off)
 
     def _drain_connections(self, patient):
         for connection in list(self.connections):
@@ -476,10 +488,13 @@ class Server(object):
             drained()
 
     def _cut_off(self):
+        self._close_idle()
         for connection in list(self.connections):
-            if connection.idle_since() == eventloop.NEVER:
-                connection.reset()
-            else:
+            connection.reset()
+
+    def _close_idle(self):
+        for connection in list(self.connections):
+            if connection.idle_since() != eventloop.NEVER:
                 connection.close()
 
 

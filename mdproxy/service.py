@@ -2,7 +2,7 @@
 import logging
 import signal
 
-from . import config, eventloop, metrics, namespaces, server, status
+from . import config, eventloop, metrics, namespaces, server, status, trust
 
 # Seconds; a guest's own patience ends at 5 s (cloud-init's reader for OpenStack) or 50 s (EC2).
 _BOUNDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
@@ -48,29 +48,43 @@ class Service(object):
         self._servers.append(server.Server(self.loop, listeners, handler, refused, self.options,
                                            self._observe, limited, mac_of))
 
-    def tell(self, listeners, removing=True):
-        """Answer for metrics and status on listening sockets, and on status_listen.
+    def tell(self, listeners, alone=True):
+        """Answer for metrics and status on listening sockets.
 
-        removing: the files of unix sockets go when this process drains.
+        alone: nobody else will answer there. Then files of unix sockets go when this process drains, and
+        it answers on status_listen too.
         """
-        if self.options.status_listen:
+        if alone and self.options.status_listen:
             try:
                 listeners = listeners + [namespaces.open_listener(*self.options.status_listen)]
             except namespaces.NamespaceError as error:
                 _log.error('status_listen: nothing is told there: %s', error)
         if listeners:
             self._status = status.Status(self.loop, self.registry, self.describe, self.options)
-            self._status.serve(listeners, removing)
+            self._status.serve(listeners, removing=alone)
 
     def describe(self):
         """What the status tells, besides what the metrics do, a dict."""
         return {'requests': self._by_status()}
 
+    def counts(self):
+        """The answers so far, for `add_counts` of another process: [[kind, id, status, how many]]."""
+        return [[origin.kind, origin.id, answer, count]
+                for (origin, answer), count in self._answers.items()]
+
+    def add_counts(self, counts):
+        """Take in what another process has counted before it ended."""
+        for kind, id, answer, count in counts:
+            answered = trust.Identity(str(kind), str(id)), answer
+            self._answers[answered] = self._answers.get(answered, 0) + count
+
     def configure(self, options):
-        """Use other options. Raises ValueError and changes nothing when they cannot work."""
+        """Use other options, which are this process's then. Raises ValueError and changes nothing when
+        they cannot work."""
         for name in self.fixed:
             if getattr(options, name) != getattr(self.options, name):
                 _log.warning('%s has changed; that takes a restart', name)
+                setattr(options, name, getattr(self.options, name))
         self.options = options
         logging.getLogger().setLevel(options.log_level.upper())
         for one in self._servers:
@@ -95,6 +109,8 @@ class Service(object):
                 drained()
         for one in drains:
             one.drain(one_drained, patient)
+        if not drains:
+            drained()
 
     def close(self):
         """Let go of what is neither a socket nor of the loop."""

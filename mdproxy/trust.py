@@ -63,7 +63,10 @@ class TrustError(Exception):
 
 def is_uuid(text):
     """Whether this (native str or bytes) is the id of a router or network, in either case."""
-    return _UUID.match(_bytes(text).lower()) is not None
+    try:
+        return _UUID.match(_bytes(text).lower()) is not None
+    except UnicodeError:            # a file's name may be anything
+        return False
 
 
 def is_mac(text):

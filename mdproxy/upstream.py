@@ -51,6 +51,9 @@ _log = logging.getLogger('mdproxy.upstream')
 Failure = collections.namedtuple('Failure', 'kind detail started')
 
 
+_known = {}         # endpoint -> [(family, address)] that `remember` found
+
+
 class HeadCache(object):
     """Requests to an endpoint, whose head without a body depends on who asks alone.
 
@@ -138,7 +141,7 @@ class Pool(object):
         self.name = endpoint if not isinstance(endpoint, tuple) else '%s port %d' % endpoint
         self.connect_timeout, self.answer_timeout = connect_timeout, answer_timeout
         self.idle_timeout = idle_timeout
-        self.addresses = _resolve(endpoint)     # those that answered last come first
+        self.addresses = _addresses(endpoint)   # those that answered last come first
         self.failures, self.last_error = 0, ''
         self.down_since = self.asked_again_at = self._pause = self._quiet_until = 0
         self._idle = []
@@ -466,6 +469,20 @@ class Connection(eventloop.Stream):
         call, self._call = self._call, None
         self.close()
         call.fail(kind, detail, self._reader.started)
+
+
+def remember(endpoints):
+    """Resolve names now, for processes that are forked later and have no time to wait for that.
+
+    Raises ValueError, and then remembers what it did before.
+    """
+    found = dict((endpoint, _resolve(endpoint)) for endpoint in endpoints)
+    _known.clear()
+    _known.update(found)
+
+
+def _addresses(endpoint):
+    return list(_known.get(endpoint) or _resolve(endpoint))
 
 
 def _resolve(endpoint):

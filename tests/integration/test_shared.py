@@ -246,7 +246,7 @@ def test_a_router_that_comes_is_served_and_one_that_goes_is_let_go(site):
     # The other end of its link goes only with the namespace itself, which a socket would keep.
     wait_until(lambda: 'eth0' not in ip('-n', red.guest, 'link'), 'end of the namespace')
     assert is_served(blue)
-    assert master.tell()['namespaces'] == {'served': 1, 'starting': 0, 'failing': 0}
+    assert master.tell()['namespaces'] == {'served': 1, 'starting': 0, 'waiting': 0, 'failing': 0}
     assert master.process.log.count('qrouter-%s is gone' % red.id) == 1
 
 
@@ -329,7 +329,7 @@ def test_one_bad_namespace_stops_no_other_and_is_tried_again(site):
         wait_until(lambda: len(master.troubles()) == 2, 'troubles')
         assert master.troubles()[nowhere] == 'no namespace is mounted there'
         assert 'cannot listen on 0.0.0.0 port 9697' in master.troubles()[red.netns]
-        assert master.tell()['namespaces'] == {'served': 1, 'starting': 0, 'failing': 2}
+        assert master.tell()['namespaces'] == {'served': 1, 'starting': 0, 'waiting': 0, 'failing': 2}
     finally:
         taken.close()
         os.unlink('/run/netns/' + nowhere)

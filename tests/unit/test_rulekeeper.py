@@ -34,7 +34,7 @@ class Keeping(object):
         self.home, self.told = Home(), {}
         self.keeper = rulekeeper.RuleKeeper(self.home.loop, self.home.children, at_once, self.tell)
 
-    def tell(self, name, outcome, reason):
+    def tell(self, name, token, outcome, reason):
         self.told.setdefault(name, []).append((outcome, reason))
 
     def until_idle(self):
@@ -52,7 +52,7 @@ def keeping():
 def test_everyone_is_told_of_once_with_what_came_of_it(keeping):
     names = ['ns%d' % number for number in range(120)] + ['same1', 'bad1']
     for name in names:
-        keeping.keeper.do(name, Wanted.apply)
+        keeping.keeper.do(name, None, Wanted.apply)
     told = keeping.until_idle()
     assert sorted(told) == sorted(names)
     assert told['ns7'] == [('applied', '')] and told['same1'] == [('unchanged', '')]
@@ -63,7 +63,7 @@ def test_everyone_is_told_of_once_with_what_came_of_it(keeping):
 @pytest.mark.parametrize('name', ['die', 'bug'])
 def test_one_whose_child_dies_has_failed_and_so_have_those_after_it(keeping, name):
     for each in ('before', name, 'after'):
-        keeping.keeper._queue[each] = Wanted.apply
+        keeping.keeper._queue[each] = None, Wanted.apply
     keeping.keeper._at_once = 1
     keeping.keeper._start()
     told = keeping.until_idle()
@@ -73,20 +73,20 @@ def test_one_whose_child_dies_has_failed_and_so_have_those_after_it(keeping, nam
 
 def test_one_that_hangs_is_ended(keeping, monkeypatch):
     monkeypatch.setattr(rulekeeper, '_PATIENCE', 0.2)
-    keeping.keeper.do('hang', Wanted.apply)
+    keeping.keeper.do('hang', None, Wanted.apply)
     assert keeping.until_idle() == {'hang': [('failed', 'iptables did not come to an end within 0.2 s')]}
 
 
 def test_a_namespace_that_is_gone_is_not_waited_for(keeping):
-    keeping.keeper.do('ns1', Wanted.apply)
-    keeping.keeper.do('ns2', Wanted.apply)
+    keeping.keeper.do('ns1', None, Wanted.apply)
+    keeping.keeper.do('ns2', None, Wanted.apply)
     keeping.keeper.forget('ns1')
     assert sorted(keeping.until_idle()) == ['ns2']
 
 
 def test_what_is_asked_last_counts(keeping):
-    keeping.keeper.do('ns1', Wanted.apply)
-    keeping.keeper.do('ns1', lambda name: False)
+    keeping.keeper.do('ns1', None, Wanted.apply)
+    keeping.keeper.do('ns1', None, lambda name: False)
     assert keeping.until_idle() == {'ns1': [('unchanged', '')]}
 
 
@@ -94,5 +94,5 @@ def test_without_processes_all_have_failed(keeping, monkeypatch):
     def fork(run, ended):
         raise OSError(11, 'Resource temporarily unavailable')
     monkeypatch.setattr(keeping.home.children, 'fork', fork)
-    keeping.keeper.do('ns1', Wanted.apply)
+    keeping.keeper.do('ns1', None, Wanted.apply)
     assert keeping.until_idle() == {'ns1': [('failed', 'fork: Resource temporarily unavailable')]}

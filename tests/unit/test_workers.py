@@ -16,9 +16,9 @@ class Crew(object):
     """Two workers that say they serve and end when they are told to. work: what they do instead."""
 
     def __init__(self, work=None):
-        self.home, self.generations = Home(), 0
+        self.home, self.generations, self.counted = Home(), 0, []
         self.workers = workers.Workers(self.home.loop, self.home.children, 2, work or self.serve,
-                                       self.served)
+                                       self.served, self.counted.append)
 
     @staticmethod
     def serve(slot, control):
@@ -118,7 +118,6 @@ def test_while_one_generation_starts_another_waits_but_not_for_ever(monkeypatch)
     crew.workers.renew()
     crew.until_serving(1)
     assert crew.workers._generation == 2
-    crew.workers.drain_timeout = 0.0
     monkeypatch.setattr(workers, '_GRACE', 0.1)
     crew.end()
     os.close(reading)
@@ -176,3 +175,76 @@ def test_what_is_no_name_of_a_master_is_none(tmpdir):
     assert workers.master_serving(str(tmpdir.join('lock'))) is None
     tmpdir.join('lock').write('12\n')
     assert workers.master_serving(str(tmpdir.join('lock'))) == '12\n'
+
+
+def test_what_a_worker_has_counted_outlives_it():
+    def work(slot, control):
+        control.sendall(workers._SERVING)
+        control.recv(1)
+        control.sendall(b'["of %d"]\n' % slot)
+        return 0
+    crew = Crew(work)
+    crew.workers.renew()
+    crew.until_serving(1)
+    crew.end()
+    assert sorted(crew.counted) == ['["of 0"]', '["of 1"]']
+
+
+def test_generations_that_do_not_come_up_do_not_pile_up(monkeypatch):
+    monkeypatch.setattr(workers, '_STARTING', 0.0)
+    monkeypatch.setattr(workers, '_GRACE', 0.1)
+    reading, writing = os.pipe()
+
+    def work(slot, control):
+        os.read(reading, 1)             # what it waits for takes long
+        return Crew.serve(slot, control)
+    crew = Crew(work)
+    most = []
+    for _ in range(30):
+        crew.workers.renew()
+        ends = crew.home.loop.now + 0.02
+        crew.home.until(lambda ends=ends: crew.home.loop.now > ends, 'a moment')
+        most.append(len(crew.workers._all))
+    assert max(most) == 4               # of two generations
+    os.write(writing, b'x' * 6)         # of the third one as well, which was asked for meanwhile
+    crew.home.until(lambda: len(crew.workers.pids()) == 2 and len(crew.workers._all) == 2, 'the last one')
+    crew.end()
+    os.close(reading)
+    os.close(writing)
+
+
+def test_an_older_generation_is_kept_whole_while_the_next_one_does_not_come_up():
+    served = []
+
+    def work(slot, control):
+        if not served:
+            return 1
+        return Crew.serve(slot, control)
+    served.append(True)
+    crew = Crew(work)
+    crew.workers.renew()
+    pids = crew.until_serving(1)
+    del served[:]
+    crew.workers.renew()
+    crew.home.until(lambda: crew.workers.failing, 'failures')
+    assert crew.workers.pids() == pids
+    served.append(True)
+    os.kill(pids[0], signal.SIGKILL)
+    crew.home.until(lambda: crew.workers.pids().get(0) not in (None, pids[0]), 'another in its place')
+    crew.end()
+
+
+def test_workers_that_end_as_soon_as_they_serve_are_replaced_ever_more_slowly(monkeypatch):
+    starts = []
+
+    def work(slot, control):
+        control.sendall(workers._SERVING)
+        return 1
+    crew = Crew(work)
+    start = crew.workers._start
+    monkeypatch.setattr(crew.workers, '_start', lambda *words: starts.append(words) or start(*words))
+    crew.workers.renew()
+    ends = crew.home.loop.now + 1.0
+    crew.home.until(lambda: crew.home.loop.now > ends, 'a second')
+    assert len(starts) < 20 and crew.workers.failing
+    crew.end()
