@@ -60,13 +60,12 @@ class Master(object):
 
     def serving(self):
         """Wait until its workers serve; itself."""
-        wait_until(lambda: len(self.workers()) == self.tell()['wanted'], 'workers: ' + self.process.log)
+        wait_until(lambda: len(self.workers()) == 2, 'workers: ' + self.process.log)
         return self
 
-    def tell(self):
-        """What its status says; empty while it has none."""
-        told = self._ask('master')
-        return dict(told, wanted=2) if told else {'wanted': -1}
+    def tell(self, name='master'):
+        """What its status, or a worker's, says; empty while it has none."""
+        return self._ask(name)
 
     def workers(self):
         """{slot: pid} of those who serve."""
@@ -389,6 +388,116 @@ def test_a_configuration_that_cannot_be_used_changes_nothing(site):
             ini.write(text)
 
 
+@pytest.mark.parametrize('setting', ['status_folder=', 'status_folder=/dev/null/status'])
+def test_without_a_status_it_serves_and_ends_all_the_same(site, setting):
+    master = Master(site, setting)
+    until_served(*site.routers)
+    assert master.process.stop() == 0
+
+
+def test_an_agent_whose_name_means_nothing_is_refused_at_the_start(site):
+    master = Master(site, 'agents=agent.invalid:1', 'link_secret=x')
+    assert master.process.status() == 2         # a secret belongs into a file
+    path = site.folder + '/remote.ini'
+    with open(path, 'w') as ini:
+        ini.write('[mdproxy]\nagents = agent.invalid:1\nlink_secret = x\nuser = %s\nlock_file = %s/lock\n'
+                  % (USER, site.folder))
+    refused = site.run('proxy', '--discover', '--config-file', path)
+    assert refused.status() == 2
+    assert 'mdproxy: host agent.invalid cannot be resolved: ' in refused.log
+
+
+def test_an_agent_whose_name_means_nothing_any_more_changes_nothing(site):
+    path = site.folder + '/proxies.ini'
+    with open(path) as ini:
+        text = ini.read()
+    master = Master(site).serving()
+    until_served(*site.routers)
+    before = master.workers()
+    try:
+        with open(path, 'a') as ini:
+            ini.write('agents = agent.invalid:1\nlink_secret = x\n')
+        os.kill(master.process.pid, signal.SIGHUP)
+        assert 'host agent.invalid cannot be resolved' in master.process.until('the configuration stays')
+        assert master.workers() == before and is_served(site.routers[0])
+    finally:
+        with open(path, 'w') as ini:
+            ini.write(text)
+
+
+def test_options_are_read_again_and_those_that_take_a_restart_stay_as_they_are(site):
+    path = site.folder + '/proxies.ini'
+    with open(path) as ini:
+        text = ini.read()
+    master = Master(site).serving()
+    until_served(*site.routers)
+    try:
+        with open(path, 'w') as ini:
+            ini.write(text.replace('workers = 2', 'workers = 1').replace('user = ' + USER, 'user = daemon')
+                      + 'rules_interval = 0\n')
+        os.kill(master.process.pid, signal.SIGHUP)
+        wait_until(lambda: list(master.workers()) == ['0'], 'one worker')
+        for name in ('user', 'rules_interval'):
+            assert '%s has changed; that takes a restart' % name in master.process.log
+        with open('/proc/%d/status' % master.workers()['0']) as status:
+            assert '\nUid:\t%d\t' % pwd.getpwnam(USER).pw_uid in status.read()
+        wait_until(lambda: sorted(os.listdir(master.status_folder)) == ['master.sock', 'worker-0.sock'],
+                   'no status of a second worker')
+        until_served(*site.routers)
+        assert 'Traceback' not in master.process.log
+    finally:
+        with open(path, 'w') as ini:
+            ini.write(text)
+
+
+def test_what_was_counted_stays_counted_when_workers_change(site):
+    def answers():
+        told = [master.tell(name) for name in ('master', 'worker-0', 'worker-1')]
+        return sum(one.get('requests', {}).get('200', 0) for one in told)
+    master = Master(site).serving()
+    until_served(*site.routers)
+    before = answers()
+    assert before >= 2
+    pids = set(master.workers().values())
+    os.kill(master.process.pid, signal.SIGHUP)
+    until_others_serve(master, pids)
+    wait_until(lambda: answers() == before, 'the counts of those who have ended')
+
+
+def slowed(folder, name, seconds):
+    """A folder to be put before PATH, with a program that takes so long before it does what it does."""
+    programs = os.path.join(folder, 'slow-' + name)
+    if not os.path.isdir(programs):
+        os.mkdir(programs)
+    found = [os.path.join(one, name) for one in os.environ['PATH'].split(os.pathsep)
+             if os.path.exists(os.path.join(one, name))]
+    path = os.path.join(programs, name)
+    with open(path, 'w') as out:
+        out.write('#!/bin/sh\nsleep %g\nexec %s "$@"\n' % (seconds, found[0]))
+    os.chmod(path, 0o755)
+    return programs + os.pathsep + os.environ['PATH']
+
+
+def test_a_stop_while_rules_are_being_applied_leaves_none(site):
+    master = Master(site, environment={'PATH': slowed(site.folder, 'iptables-restore', 1.0)})
+    wait_until(lambda: master.tell().get('namespaces', {}).get('starting') == 2, 'start')
+    assert master.process.stop() == 0
+    for router in site.routers:
+        assert not any('mdproxy' in line for line in iptables_save(router.netns))
+
+
+def test_a_namespace_made_anew_while_its_rules_are_applied_never_listens_without_them(site):
+    red = site.routers[0]
+    master = Master(site, environment={'PATH': slowed(site.folder, 'iptables-restore', 1.0)})
+    wait_until(lambda: master.tell().get('namespaces', {}).get('starting') == 2, 'start')
+    red.lose()
+    red.make()
+    wait_until(lambda: is_open(red.netns, red.gateway, GUESTS_PORT)
+               or any('mdproxy' in line for line in iptables_save(red.netns)), 'rules or a listener')
+    assert any('mdproxy-INPUT' in line for line in iptables_save(red.netns))
+    until_served(*site.routers)
+
+
 def test_the_end_leaves_nothing(site):
     master = Master(site).serving()
     until_served(*site.routers)
@@ -400,7 +509,7 @@ def test_the_end_leaves_nothing(site):
         assert not any('mdproxy' in line for line in iptables_save(router.netns))
         assert not is_open(router.netns, '127.0.0.1', GUESTS_PORT)
     assert not any(map(is_running, workers))
-    assert [name for name in os.listdir(master.status_folder) if name != 'agent.sock'] == []
+    assert os.listdir(master.status_folder) == []
 
 
 @contextlib.contextmanager
@@ -435,6 +544,16 @@ def test_guests_of_an_isolated_network_are_served_when_that_is_wanted(site):
         assert get(guest, INSTANCE_ID) == (200, red.ec2_id.encode())
         assert not any('mdproxy' in line for line in iptables_save(server))
         until_served(red)
+
+
+@pytest.mark.skipif(not linklocal.available(), reason='needs a kernel with the nat table of IPv6')
+def test_an_interface_that_is_plugged_later_is_served_over_ipv6_too(site):
+    red = site.routers[0]
+    Master(site, 'ipv6=true')
+    until_served(red)
+    ip('-n', red.netns, 'link', 'add', 'qr-late', 'type', 'veth', 'peer', 'name', 'late')
+    wait_until(lambda: METADATA6 in ip('-n', red.netns, '-6', 'address', 'show', 'dev', 'qr-late'),
+               'the address')
 
 
 def is_answered(router, answer):

@@ -36,11 +36,29 @@ def test_a_name_that_only_looks_like_a_routers_is_none(name):
 
 
 def test_networks_are_found_when_that_is_wanted(folder):
-    for name in ('qrouter-' + ONE.upper().lower(), 'qdhcp-' + TWO, 'other'):
+    for name in ('qrouter-' + ONE, 'qdhcp-' + TWO, 'other'):
         folder.join(name).write('', ensure=True)
     assert discovery.find(False) == {'qrouter-' + ONE: Identity('router', ONE)}
     assert discovery.find(True) == {'qrouter-' + ONE: Identity('router', ONE),
                                     'qdhcp-' + TWO: Identity('network', TWO)}
+
+
+def test_a_name_in_upper_case_is_the_same_router():
+    letters = ONE.replace('1', 'a')
+    assert discovery.identity_of('qrouter-' + letters.upper()) == Identity('router', letters)
+
+
+def test_a_name_that_is_no_text_is_nobodys(folder):
+    folder.ensure(dir=True)
+    open(os.path.join(str(folder).encode(), b'qrouter-\xff' + ONE.encode()), 'w').close()
+    folder.join('qrouter-' + ONE).write('')
+    assert list(discovery.find(True)) == ['qrouter-' + ONE]
+
+
+def test_a_folder_that_cannot_be_read_does_not_mean_that_all_are_gone(folder):
+    folder.write('no folder')
+    with pytest.raises(OSError):
+        discovery.find(True)
 
 
 def test_before_the_first_namespace_there_is_no_folder_and_none_is_found(folder):

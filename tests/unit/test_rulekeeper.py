@@ -1,8 +1,8 @@
 """Rules for many namespaces: who is told what, whatever becomes of those who apply them."""
 import os
 import signal
+import subprocess
 import sys
-import time
 
 import pytest
 
@@ -20,8 +20,8 @@ class Wanted(object):
     def apply(name):
         if name.startswith('die'):
             os.kill(os.getpid(), signal.SIGKILL)
-        if name.startswith('hang'):
-            time.sleep(60)
+        if name.startswith('hang'):         # in a program that has all of the child's descriptors
+            subprocess.call(['sleep', '60'], close_fds=False)
         if name.startswith('bad'):
             raise rules.RulesError(u'namespace %s: caf\xe9 is closed' % name)
         if name.startswith('bug'):
@@ -75,6 +75,33 @@ def test_one_that_hangs_is_ended(keeping, monkeypatch):
     monkeypatch.setattr(rulekeeper, '_PATIENCE', 0.2)
     keeping.keeper.do('hang', None, Wanted.apply)
     assert keeping.until_idle() == {'hang': [('failed', 'iptables did not come to an end within 0.2 s')]}
+
+
+def test_in_one_namespace_one_is_at_work(keeping, tmpdir):
+    log = str(tmpdir.join('log'))
+
+    def work(name):
+        for word in ('begin\n', 'end\n'):
+            with open(log, 'a') as out:
+                out.write(word)
+            signal.setitimer(signal.ITIMER_REAL, 0.05)
+            try:
+                signal.pause()
+            except Exception:
+                pass
+        return True
+
+    def begin():
+        signal.signal(signal.SIGALRM, lambda *_: None)
+        keeping.keeper.do('ns1', 1, work)
+        keeping.keeper._start()
+        keeping.keeper.do('ns1', 2, work)
+        keeping.keeper.do('ns2', 3, lambda name: True)
+    begin()
+    keeping.until_idle()
+    with open(log) as found:
+        assert found.read().split() == ['begin', 'end', 'begin', 'end']
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
 
 
 def test_a_namespace_that_is_gone_is_not_waited_for(keeping):

@@ -40,3 +40,23 @@ def test_the_status_sums_them_up():
 def test_one_router_is_in_the_labels_already():
     made = serving(False, (ROUTER, 200, 0.1))
     assert 'mdproxy_requests_total{role="proxy",worker="0",status="200"} 1' in made.registry.prometheus()
+
+
+def test_without_anybody_to_serve_it_is_drained_at_once():
+    drained = []
+    serving(False).drain(lambda: drained.append(True))
+    assert drained == [True]
+
+
+def test_counts_of_another_are_taken_in():
+    one, other = serving(True, (ROUTER, 200, 0.1), (NETWORK, 404, 0.1)), serving(True, (ROUTER, 200, 0.1))
+    one.add_counts(other.counts())
+    assert one.describe()['requests'] == {'200': 2, '404': 1}
+
+
+def test_an_option_that_takes_a_restart_stays_as_it_was(caplog):
+    made = serving(False)
+    options = Options(user='somebody', log_level='debug')
+    made.configure(options)
+    assert made.options.user == 'nobody' and made.options.log_level == 'debug'
+    assert 'user has changed; that takes a restart' in caplog.text
