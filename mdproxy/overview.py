@@ -293,7 +293,8 @@ def _row(entry):
 
 def _share(namespaces):
     """How many namespaces a master serves, in place of what is up behind others."""
-    return namespaces and '%d/%d served' % (namespaces['served'], sum(namespaces.values()))
+    if namespaces:
+        return '%d/%d served' % (namespaces['served'], sum(namespaces.values()) - namespaces['waiting'])
 
 
 def _counts(entry):

@@ -200,7 +200,7 @@ def test_the_table_has_a_line_for_each_process_and_its_figures(node):
 def test_a_master_tells_how_many_namespaces_it_serves_and_which_it_cannot(node):
     troubles = dict(('qrouter-%d' % number, 'port taken') for number in range(5))
     node.process('master', {'role': 'master'}, troubles=troubles,
-                 namespaces={'served': 7, 'starting': 0, 'failing': 5}, workers={'0': 17})
+                 namespaces={'served': 7, 'starting': 0, 'waiting': 3, 'failing': 5}, workers={'0': 17})
     entries = overview.collect(node.folder)
     line, = rows(entries)
     assert line.endswith('  7/12 served  qrouter-0: port taken; qrouter-1: port taken; '
