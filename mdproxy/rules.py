@@ -84,13 +84,6 @@ class Rules(object):
         """True when the namespace's own chains are not as the rules say."""
         return self._differ(_save(netns, self._family))
 
-    def spell(self):
-        """Find out now how this kernel spells the rules, for processes that are forked later."""
-        try:
-            self._canonical()
-        except RulesError:
-            pass                        # who needs it will be told
-
     def same(self):
         """What two Rules have alike that want the same, for a dictionary."""
         return tuple(sorted((table, tuple(lines)) for table, lines in self._wanted.items()))

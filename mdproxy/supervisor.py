@@ -148,8 +148,6 @@ class Supervisor(service.Service):
 
     def start(self):
         """Find namespaces and serve in them, from now on."""
-        for wanted in self._wanted:
-            wanted.spell()
         discovery.Watch(self.loop, self._look)
         if self.options.rules_interval:
             self._check_rules()
