@@ -49,8 +49,10 @@ def refuse_second(path, word):
         raise DaemonError('already running: process %d of %s serves %s' % (pid, path, word))
 
 
-def write_pid(path):
+def write_pid(path, owner=None):
     """Write this process's pid to the file, in one step; raises DaemonError.
+
+    owner: (uid, gid) whose file it is to be, so that they can empty it; without it whoever writes it.
 
     As root and in a folder of somebody else: no link is followed, neither here nor there. A file that
     holds something else than a pid is not ours to replace.
@@ -65,6 +67,8 @@ def write_pid(path):
         descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
         try:
             os.write(descriptor, b'%d\n' % os.getpid())
+            if owner:
+                os.fchown(descriptor, *owner)
         finally:
             os.close(descriptor)
         os.rename(partial, path)
@@ -73,9 +77,16 @@ def write_pid(path):
 
 
 def remove_pid(path):
-    """Remove the file if it names this process and may be removed."""
-    if _read(path) == os.getpid():
-        _unlink(path)
+    """Remove the file if it names this process; where the folder is somebody else's, empty it."""
+    if _read(path) != os.getpid():
+        return
+    try:
+        os.unlink(path)
+    except OSError:
+        try:
+            open(path, 'wb').close()
+        except (OSError, IOError):
+            pass
 
 
 def detach(pid_file=None):

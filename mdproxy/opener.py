@@ -168,12 +168,16 @@ class Proxy(object):
         return Opened(bound, table, (self._netns, inode))
 
     def _write_pid(self, options):
-        """In the name of the user who serves and later removes it; in a folder of root's in root's."""
+        """In the name of the user who serves and later removes it.
+
+        In a folder where that user may not write, as an l3 agent's own, root writes a file of that user's.
+        """
         try:
             with privileges.acting_as(options.user, self._group):
                 daemon.write_pid(self._pid_file)
         except daemon.DaemonError:
-            daemon.write_pid(self._pid_file)
+            daemon.write_pid(self._pid_file,
+                             privileges.ids(options.user, self._group) if os.geteuid() == 0 else None)
 
     def _words(self, opened):
         """The server's own words; `ps` shows them and the l3 agent looks for the id in them."""

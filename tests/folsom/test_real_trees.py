@@ -14,38 +14,13 @@ import pytest
 import yaml
 
 HERE = os.path.dirname(os.path.abspath(__file__))
-ROOT = os.path.dirname(os.path.dirname(HERE))
-sys.path[:0] = [os.path.join(ROOT, 'tests', 'unit'), os.path.join(ROOT, 'tests', 'integration')]
+TESTS = os.path.dirname(HERE)
+sys.path[:0] = [HERE, os.path.join(TESTS, 'unit'), os.path.join(TESTS, 'integration')]
 
 import ansible_module  # noqa: E402
-
-SOURCES = {'nova': os.environ.get('NOVA_SOURCE'), 'quantum': os.environ.get('QUANTUM_SOURCE')}
-PYTHON = os.environ.get('FOLSOM_PYTHON')
-BASES = ('2012.2', '2012.2.1', '2012.2.3', '2012.2.4')
-
-if not all(SOURCES.values()):
-    pytest.skip('NOVA_SOURCE and QUANTUM_SOURCE name no clones', allow_module_level=True)
+from real_trees import BASES, PYTHON, ROOT, SOURCES, make, tree  # noqa: E402
 
 runs_the_trees = pytest.mark.skipif(not PYTHON, reason='FOLSOM_PYTHON names no Python 2.7 for the trees')
-
-
-def playbook(name, *words, **variables):
-    command = [os.path.join(os.path.dirname(sys.executable), 'ansible-playbook'),
-               os.path.join(ROOT, 'playbooks', name)] + list(words)
-    for variable in variables.items():
-        command += ['-e', '%s=%s' % variable]
-    process = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-    out = process.stdout.decode('utf-8')
-    assert process.returncode == 0, out
-    return out
-
-
-def make(folder, base):
-    variables = dict(nova_source=SOURCES['nova'], quantum_source=SOURCES['quantum'], folsom_base=base,
-                     backport_folder=folder)
-    if PYTHON:
-        variables['backport_test_python'] = PYTHON
-    return playbook('backport.yml', **variables)
 
 
 @pytest.fixture(scope='module')
@@ -69,17 +44,6 @@ def contents(folder):
 def manifest(folder, base, project):
     with open(os.path.join(folder, base, project, 'manifest.json')) as source:
         return json.load(source)
-
-
-def tree(series, base, project, patches, folder):
-    """Check the first so many patches of a series out to a folder; None means all."""
-    store = os.path.join(series, 'git', base, project + '.git')
-    subprocess.check_call(['git', 'clone', '--quiet', '--branch', 'mdproxy/' + base, store, folder])
-    if patches is not None:
-        commits = subprocess.check_output(['git', '-C', folder, 'rev-list', '--reverse',
-                                           'refs/tags/%s..HEAD' % base]).decode().split()
-        subprocess.check_call(['git', '-C', folder, 'checkout', '--quiet', commits[patches - 1]])
-    return folder
 
 
 @pytest.mark.parametrize('base', BASES)

@@ -19,11 +19,22 @@ PORT = 9697
 
 
 @pytest.fixture
-def netns():
-    name = 'qrouter-' + str(uuid.uuid4())
-    subprocess.check_call(['ip', 'netns', 'add', name])
-    yield name
-    subprocess.call(['ip', 'netns', 'del', name])
+def made():
+    """made(): the name of a namespace that is made now and goes with the test."""
+    names = []
+
+    def make():
+        names.append('qrouter-' + str(uuid.uuid4()))
+        subprocess.check_call(['ip', 'netns', 'add', names[-1]])
+        return names[-1]
+    yield make
+    for name in names:
+        subprocess.call(['ip', 'netns', 'del', name])
+
+
+@pytest.fixture
+def netns(made):
+    return made()
 
 
 def here():
@@ -73,4 +84,20 @@ def test_those_that_stay_silent_are_named(netns):
     listener = namespaces.open_listener('0.0.0.0', PORT, netns)
     readies = {'one': dict(netns=netns, port=PORT), 'other': dict(netns=netns, port=PORT + 1)}
     assert job_listeners.silent(readies, 0.2, 0.2) == ['other']
+    listener.close()
+
+
+def test_a_namespace_without_guests_may_be_silent_as_long_as_not_all_are(made):
+    served, used, left = made(), made(), made()
+    for name in (served, used):
+        subprocess.check_call(['ip', '-n', name, 'link', 'add', 'qr-1', 'type', 'bridge'])
+
+    def silent(**more):
+        entry = dict(netns='{item}', port=PORT, items=[served, used, left], **more)
+        return ansible_module.run('mdproxy_jobs', dict(
+            service_manager='systemd', release='', listeners=[entry], wait=0))['silent']
+    assert silent(interface='qr-') == sorted([served, used, left])
+    listener = namespaces.open_listener('0.0.0.0', PORT, served)
+    assert silent(interface='qr-') == [used]
+    assert silent() == sorted([used, left])
     listener.close()

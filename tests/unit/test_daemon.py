@@ -111,6 +111,19 @@ def test_a_pid_file_that_cannot_be_written_is_named(tmpdir):
     assert str(caught.value) == 'pid file %s cannot be written: No such file or directory' % path
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason='needs another user')
+def test_in_a_folder_of_somebody_elses_it_is_emptied(pid_file):
+    """By the user who serves; the file is made by root before."""
+    source = ('import os, sys; from mdproxy import daemon; daemon.write_pid(sys.argv[1], (65534, 65534)); '
+              'os.setgid(65534); os.setuid(65534); daemon.remove_pid(sys.argv[1])')
+    for folder in pid_file.parts()[1:-1]:
+        folder.chmod(folder.stat().mode & 0o7777 | 0o111)
+    assert subprocess.call([sys.executable, '-c', source, str(pid_file)], cwd=ROOT) == 0
+    assert pid_file.read() == '' and daemon.holder(str(pid_file), '') is None
+    daemon.write_pid(str(pid_file))
+    assert pid_file.read() == '%d\n' % os.getpid()
+
+
 def test_only_ones_own_pid_file_is_removed(pid_file):
     pid_file.write(str(os.getpid() + 1))
     daemon.remove_pid(str(pid_file))

@@ -73,7 +73,7 @@ _FORWARD = '/proc/sys/net/ipv4/ip_forward'
 _FIRST_HOST = 11
 # systemd boots and namespaces, mounts and packet filters work, without --privileged.
 _RUN = ['--detach', '--systemd=always',
-        '--cap-add=SYS_ADMIN,NET_ADMIN,NET_RAW,AUDIT_WRITE',
+        '--cap-add=SYS_ADMIN,NET_ADMIN,NET_RAW,SYS_PTRACE,AUDIT_WRITE',
         '--security-opt=seccomp=unconfined', '--security-opt=apparmor=unconfined',
         '--security-opt=unmask=/proc/sys']
 

@@ -21,8 +21,16 @@ ruled:
   description: Namespaces that have a chain of ours.
   returned: always
   type: list
+ruled_by_agent:
+  description: Namespaces where the l3 agent's own chains lead guests to a proxy, or guard its port.
+  returned: always
+  type: list
 listening:
   description: For each namespace, how many sockets listen on port 9697, or on 80 of the metadata address.
+  returned: always
+  type: dict
+held_by:
+  description: For each namespace, pids of the processes that have those sockets.
   returned: always
   type: dict
 sockets:
@@ -30,25 +38,25 @@ sockets:
   returned: always
   type: list
 pid_files:
-  description: Pid files of proxies that an l3 agent started.
+  description: Of proxies that an l3 agent started, for each router the pid in its pid file, if there is one.
   returned: always
-  type: list
+  type: dict
 jobs:
   description: Names of the job files.
   returned: always
   type: list
 """
 
-import ctypes
 import glob
 import os
 import re
 
+from ansible.module_utils import guest_listeners
 from ansible.module_utils.basic import AnsibleModule
 
-_CLONE_NEWNET = 0x40000000
 _OURS = re.compile(r'/mdproxy(/bin/\S+)? (serve|proxy|agent|drop-in) |-(ns-metadata-proxy|metadata-agent) ')
-_LISTENS = ('00000000:25E1', 'FEA9FEA9:0050')       # as /proc/net/tcp writes them on a little-endian machine
+_PID_FILES = '/var/lib/quantum/external/pids/*.pid'
+_RULE_OF_AGENT = re.compile('-A quantum-l3-agent-.* (--to-ports|--dport) 9697')
 
 
 def processes():
@@ -65,34 +73,36 @@ def processes():
     return sorted(found)
 
 
-def listeners(netns):
-    """How many sockets listen for guests in a namespace."""
-    libc, home = ctypes.CDLL(None), os.open('/proc/self/ns/net', os.O_RDONLY)
-    there = os.open('/var/run/netns/' + netns, os.O_RDONLY)
-    try:
-        libc.setns(there, _CLONE_NEWNET)
-        with open('/proc/self/net/tcp') as table:
-            rows = [line.split() for line in table]
-    finally:
-        libc.setns(home, _CLONE_NEWNET)
-        os.close(home)
-        os.close(there)
-    return sum(1 for row in rows if row[1] in _LISTENS and row[3] == '0A')
+def pid_files():
+    """{router: pid}, of those that are not empty."""
+    pids = {}
+    for path in glob.glob(_PID_FILES):
+        with open(path) as found:
+            pid = found.read()
+        if pid:
+            pids[os.path.basename(path)[:-len('.pid')]] = int(pid)
+    return pids
 
 
 def main():
     module = AnsibleModule(supports_check_mode=True, argument_spec={})
     names = sorted(os.path.basename(path) for path in glob.glob('/var/run/netns/q*'))
-    ruled = [name for name in names if 'mdproxy-' in module.run_command(
-        ['ip', 'netns', 'exec', name, 'iptables-save'])[1]]
+    rules = dict((name, module.run_command(['ip', 'netns', 'exec', name, 'iptables-save'])[1])
+                 for name in names)
+    sockets = dict((name, guest_listeners.listening_sockets(name)) for name in names)
+    holders = guest_listeners.holders()
     files = [path for pattern in ('/run/mdproxy/*', '/run/mdproxy/status/*', '/run/mdproxy-jobs/*')
              for path in glob.glob(pattern) if not os.path.isdir(path)]
     jobs = glob.glob('/etc/systemd/system/mdproxy-*') + glob.glob('/etc/init/mdproxy-*')
     found = processes()
     module.exit_json(
-        changed=False, processes=[line for line, _ in found], pids=[pid for _, pid in found], ruled=ruled,
-        listening=dict((name, listeners(name)) for name in names), sockets=sorted(files),
-        pid_files=sorted(glob.glob('/var/lib/quantum/external/pids/*.pid')),
+        changed=False, processes=[line for line, _ in found], pids=[pid for _, pid in found],
+        ruled=[name for name in names if 'mdproxy-' in rules[name]],
+        ruled_by_agent=[name for name in names if _RULE_OF_AGENT.search(rules[name])],
+        listening=dict((name, len(sockets[name])) for name in names),
+        held_by=dict((name, sorted(pid for socket in sockets[name] for pid in holders.get(socket, ())))
+                     for name in names),
+        sockets=sorted(files), pid_files=pid_files(),
         jobs=sorted(map(os.path.basename, jobs)))
 
 

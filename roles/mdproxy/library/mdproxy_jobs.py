@@ -53,6 +53,8 @@ options:
     description:
       - Listeners that somebody else starts and that are waited for at the end; each has C(netns) and
         C(port), and C(items) as I(jobs) have.
+      - With C(interface) a namespace that has no interface whose name begins so has no guests either, and
+        may be silent, as long as not all are.
     type: list
     elements: dict
     default: []
@@ -117,7 +119,7 @@ _PRUNE = dict(name=dict(type='str', required=True),
               files=dict(type='list', elements='path', default=[]),
               strays=dict(type='list', elements='str', default=[]))
 _LISTENER = dict(netns=dict(type='str', required=True), port=dict(type='int', required=True),
-                 items=dict(type='list', elements='str'))
+                 items=dict(type='list', elements='str'), interface=dict(type='str', default=''))
 _ITEM = '{item}'
 _UUID = '[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}'
 _GRACE = 3.0        # seconds in which a job that the service manager has just started may be silent
@@ -462,7 +464,12 @@ class Run(object):
     def await_others(self):
         """Wait for what others start; returns the namespaces where nobody listens."""
         others = dict((entry['netns'], entry) for entry in _expanded(self.module.params['listeners']))
-        return [] if self.module.check_mode else self._wait(others)
+        silent = [] if self.module.check_mode else self._wait(others)
+        if len(silent) == len(others):
+            return silent
+        interfaces = dict((name, others[name]['interface']) for name in silent)
+        used = job_listeners.with_interface(set(interfaces.items()))
+        return [name for name in silent if not interfaces[name] or (name, interfaces[name]) in used]
 
     def _wait(self, readies):
         return job_listeners.silent(readies, self._patience(len(readies)), self.module.params['wait'])

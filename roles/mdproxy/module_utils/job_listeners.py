@@ -1,4 +1,4 @@
-"""Whether somebody listens: on a unix socket, or on a port of a network namespace.
+"""Whether somebody listens, on a unix socket or on a port of a network namespace, and for whom.
 
 Namespaces are entered by this process itself, by setns(2): a program for each would take seconds where
 there are hundreds. A namespace is entered by its name each time, so that a listener in an older one of
@@ -63,13 +63,23 @@ def listening(wanted):
 
     A namespace that does not exist, or cannot be entered, has no listeners.
     """
+    return _found_inside(wanted, _listens)
+
+
+def with_interface(wanted):
+    """The set of those (netns, prefix) that have an interface whose name begins so."""
+    return _found_inside(wanted, _has_interface)
+
+
+def _found_inside(wanted, look):
+    """The set of those (netns, what) for which look(what), inside the namespace, is true."""
     if not wanted:
         return set()
     found, home = set(), os.open('/proc/self/ns/net', os.O_RDONLY)
     try:
-        for netns, port in wanted:
-            if _enter(netns) and _listens(port):
-                found.add((netns, port))
+        for netns, what in wanted:
+            if _enter(netns) and look(what):
+                found.add((netns, what))
     finally:
         if _setns(home):
             raise OSError(ctypes.get_errno(), 'the own network namespace: ' + os.strerror(ctypes.get_errno()))
@@ -86,6 +96,11 @@ def _enter(netns):
         return _setns(there) == 0
     finally:
         os.close(there)
+
+
+def _has_interface(prefix):
+    with open('/proc/self/net/dev') as table:
+        return any(line.strip().startswith(prefix) for line in table)
 
 
 def _setns(descriptor):
