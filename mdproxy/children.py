@@ -6,6 +6,8 @@ Rules kept:
   there, nor what is private. Each of these would go on in the child when the parent is gone, or be
   changed for both.
 - A child never comes back to its parent's code: it ends where it was forked.
+- A child leads a process group, in which what it starts is as well: who signals the parent's group
+  (upstart does) leaves it to the parent what becomes of its children.
 - Only known children are waited for. The parent has to be single-threaded.
 """
 import errno
@@ -43,6 +45,7 @@ class Children(object):
     def _be_child(self, run):
         status = 1
         try:
+            os.setpgid(0, 0)
             self._loop.abandon()
             for descriptor in self.private:
                 os.close(descriptor)

@@ -144,7 +144,6 @@ class _Batch(object):
 
 def _work(batch, writing):
     """In the child. Returns the exit status."""
-    os.setpgid(0, 0)            # with iptables, to be killed together
     for name, _, action in batch:
         try:
             outcome, reason = APPLIED if action(name) else UNCHANGED, ''

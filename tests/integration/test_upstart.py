@@ -188,6 +188,7 @@ class Node(object):
     def render(self, template, **values):
         variables = dict(
             mdproxy_root=self.root, mdproxy_user=USER, mdproxy_header_family='quantum',
+            mdproxy_agent_location='local',
             mdproxy_agent_socket=self.folder + '/run/metadata_proxy',
             metadata_agent_config=self.folder + '/etc/agent.ini', metadata_shared_secret='s3cret',
             metadata_agent_nova_metadata_ip='127.0.0.1', metadata_agent_nova_metadata_port=8775,
@@ -196,9 +197,11 @@ class Node(object):
             router_proxy_folder=self.folder + '/etc/routers', router_proxy_interface='qr-+',
             router_proxy_options={})
         environment = jinja2.Environment(
-            loader=jinja2.FileSystemLoader(os.path.join(ROOT, 'roles')), trim_blocks=True,
-            keep_trailing_newline=True, undefined=jinja2.StrictUndefined)
-        environment.filters['dirname'] = os.path.dirname        # Ansible's
+            loader=jinja2.FileSystemLoader([
+                os.path.join(ROOT, 'roles'), os.path.join(ROOT, 'roles', 'metadata_agent', 'templates')]),
+            trim_blocks=True, keep_trailing_newline=True, undefined=jinja2.StrictUndefined)
+        # Ansible's.
+        environment.filters.update(dirname=os.path.dirname, combine=lambda one, other: dict(one, **other))
         text = environment.get_template(template).render(dict(variables, **values))
         return text if self.may_raise_limits else text.replace('limit nofile 65536 65536\n', '')
 
@@ -376,6 +379,15 @@ def early_network(node):
 def test_jobs_are_accepted_and_not_started_by_being_there(agent, proxy):
     assert agent.status() == 'mdproxy-agent stop/waiting'
     assert proxy.status() == proxy.name + ' stop/waiting'
+
+
+def test_the_job_of_all_routers_is_accepted(node):
+    path, base = '/etc/init/mdproxy-proxies.conf', node.folder + '/etc/proxies'
+    node.write(path, node.render('router_proxy/templates/proxies.conf.j2', router_proxy_shared_base=base))
+    node.initctl('reload-configuration')
+    assert node.status('mdproxy-proxies') == 'mdproxy-proxies stop/waiting'
+    node.run('rm', '-f', path)
+    node.initctl('reload-configuration')
 
 
 def test_agent_starts_and_stops(node, agent):

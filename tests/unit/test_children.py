@@ -79,6 +79,13 @@ def test_a_child_has_neither_the_loop_nor_what_is_private(home):
         os.close(descriptor)
 
 
+def test_a_child_leads_a_group_of_its_own(home):
+    statuses = []
+    home.children.fork(lambda: int(os.getpgrp() != os.getpid()), statuses.append)
+    home.until(lambda: statuses, 'end of the child')
+    assert statuses == [0]
+
+
 def test_a_signal_to_a_child_is_the_childs(home):
     reading, writing = os.pipe()
     statuses = []
