@@ -58,6 +58,12 @@ def test_servers_are_chosen_by_command_and_all_words(spawn):
     assert job_servers.select(servers, ['serve', 'router=a', 'router=b']) == []
 
 
+def test_a_word_that_ends_with_its_equals_sign_stands_for_all_that_begin_so(spawn):
+    router, network = spawn('serve', 'router=a'), spawn('serve', 'network=b')
+    found = pids(job_servers.select(job_servers.running(), ['serve', 'router=']))
+    assert router.pid in found and network.pid not in found
+
+
 def test_a_job_and_what_it_started_are_not_in_its_way(spawn):
     job = spawn('serve', 'router=child', 'parent')
     stray = spawn('serve', 'router=child')

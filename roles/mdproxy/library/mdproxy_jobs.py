@@ -36,8 +36,9 @@ options:
       - C(hand_over) is a signal at which the job's main process ends alone and what it has started goes
         on until the next one is there. On systemd a job that only has to be another one is sent it,
         in the place of a restart.
-      - C(strays) are a command of mdproxy and further words, which all are in the command line of a
-        process that is in the job's way, unless it is the job's own. Such a process is ended.
+      - C(strays) are a command of mdproxy and further words (or with = at the end their beginnings),
+        which all are in the command line of a process that is in the job's way, unless it is the job's
+        own. Such a process is ended.
     type: list
     elements: dict
     default: []

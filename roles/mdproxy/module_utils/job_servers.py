@@ -46,10 +46,15 @@ def running():
 
 def select(servers, words, own=()):
     """Those whose command is the first word and among whose others are all the rest, except the
-    processes with the pids `own` and what they started."""
-    rest = frozenset(words[1:])
-    return [server for server in servers if server.command == words[0] and rest <= server.words
+    processes with the pids `own` and what they started. A word that ends with = is the beginning of one."""
+    return [server for server in servers if server.command == words[0]
+            and all(_has(server, word) for word in words[1:])
             and not set(own).intersection(_lineage(server))]
+
+
+def _has(server, word):
+    return word in server.words or word.endswith('=') and any(
+        one.startswith(word) for one in server.words)
 
 
 def end(servers):
