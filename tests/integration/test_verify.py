@@ -98,7 +98,7 @@ def test_a_job_that_is_stopped_takes_the_rules_along_and_is_named_itself(path):
     assert path.proxy.stop() == 0
     equipment.ip('netns', 'exec', path.router.netns, 'iptables', '-t', 'nat', '-F', 'mdproxy-PREROUTING')
     row = path.verify(timeout=1)
-    assert row['hop'] == 'proxy' and 'mdproxy-proxy-%s running?' % path.router.id in row['detail']
+    assert row['hop'] == 'proxy' and 'does mdproxy-proxy-%s run' % path.router.id in row['detail']
 
 
 def test_an_agent_that_is_gone_is_named(path):
