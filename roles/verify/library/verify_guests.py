@@ -175,8 +175,9 @@ class Verifier(object):
         redirected = 'REDIRECT --to-ports %d' % self.module.params['port'] in self.rules()
         listening = self.listening()
         if not redirected and not listening:
-            raise Broken('proxy', 'neither rule nor listener in %s; does mdproxy-proxy-%s run, or mdproxy-proxies, '
-                         'or the l3 agent\'s proxy? %s' % (self.router, self.router_id, symptom))
+            raise Broken('proxy', 'neither rule nor listener in %s; does mdproxy-proxy-%s run, or '
+                         'mdproxy-proxies, or the l3 agent\'s proxy? %s'
+                         % (self.router, self.router_id, symptom))
         if not redirected:
             raise Broken('rule', 'no redirect rule in %s; %s' % (self.router, symptom))
         if not listening:
