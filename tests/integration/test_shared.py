@@ -176,6 +176,21 @@ def site(cloud):
             router.remove()
 
 
+@contextlib.contextmanager
+def other_configuration(site, change):
+    """The masters' configuration as change(text) makes it, for a while."""
+    path = site.folder + '/proxies.ini'
+    with open(path) as ini:
+        text = ini.read()
+    try:
+        with open(path, 'w') as ini:
+            ini.write(change(text))
+        yield
+    finally:
+        with open(path, 'w') as ini:
+            ini.write(text)
+
+
 def answer(router):
     """What a router's guest is told its instance id is, or None."""
     try:
@@ -374,18 +389,10 @@ def test_a_configuration_that_cannot_be_used_changes_nothing(site):
     master = Master(site).serving()
     until_served(*site.routers)
     before = master.workers()
-    path = site.folder + '/proxies.ini'
-    with open(path) as ini:
-        text = ini.read()
-    try:
-        with open(path, 'a') as ini:
-            ini.write('idle_timeout = soon\n')
+    with other_configuration(site, lambda text: text + 'idle_timeout = soon\n'):
         os.kill(master.process.pid, signal.SIGHUP)
         master.process.until('the configuration stays as it was')
         assert master.workers() == before
-    finally:
-        with open(path, 'w') as ini:
-            ini.write(text)
 
 
 @pytest.mark.parametrize('setting', ['status_folder=', 'status_folder=/dev/null/status'])
@@ -408,46 +415,30 @@ def test_an_agent_whose_name_means_nothing_is_refused_at_the_start(site):
 
 
 def test_an_agent_whose_name_means_nothing_any_more_changes_nothing(site):
-    path = site.folder + '/proxies.ini'
-    with open(path) as ini:
-        text = ini.read()
     master = Master(site).serving()
     until_served(*site.routers)
     before = master.workers()
-    try:
-        with open(path, 'a') as ini:
-            ini.write('agents = agent.invalid:1\nlink_secret = x\n')
+    with other_configuration(site, lambda text: text + 'agents = agent.invalid:1\nlink_secret = x\n'):
         os.kill(master.process.pid, signal.SIGHUP)
         assert 'host agent.invalid cannot be resolved' in master.process.until('the configuration stays')
         assert master.workers() == before and is_served(site.routers[0])
-    finally:
-        with open(path, 'w') as ini:
-            ini.write(text)
 
 
 def test_options_are_read_again_and_those_that_take_a_restart_stay_as_they_are(site):
-    path = site.folder + '/proxies.ini'
-    with open(path) as ini:
-        text = ini.read()
     master = Master(site).serving()
     until_served(*site.routers)
-    try:
-        with open(path, 'w') as ini:
-            ini.write(text.replace('workers = 2', 'workers = 1').replace('user = ' + USER, 'user = daemon')
-                      + 'rules_interval = 0\n')
+    with other_configuration(site, lambda text: text.replace('workers = 2', 'workers = 1').replace(
+            'user = ' + USER, 'user = daemon') + 'rules_interval = 0\n'):
         os.kill(master.process.pid, signal.SIGHUP)
         wait_until(lambda: list(master.workers()) == ['0'], 'one worker')
-        for name in ('user', 'rules_interval'):
-            assert '%s has changed; that takes a restart' % name in master.process.log
-        with open('/proc/%d/status' % master.workers()['0']) as status:
-            assert '\nUid:\t%d\t' % pwd.getpwnam(USER).pw_uid in status.read()
-        wait_until(lambda: sorted(os.listdir(master.status_folder)) == ['master.sock', 'worker-0.sock'],
-                   'no status of a second worker')
-        until_served(*site.routers)
-        assert 'Traceback' not in master.process.log
-    finally:
-        with open(path, 'w') as ini:
-            ini.write(text)
+    for name in ('user', 'rules_interval'):
+        assert '%s has changed; that takes a restart' % name in master.process.log
+    with open('/proc/%d/status' % master.workers()['0']) as status:
+        assert '\nUid:\t%d\t' % pwd.getpwnam(USER).pw_uid in status.read()
+    wait_until(lambda: sorted(os.listdir(master.status_folder)) == ['master.sock', 'worker-0.sock'],
+               'no status of a second worker')
+    until_served(*site.routers)
+    assert 'Traceback' not in master.process.log
 
 
 def test_what_was_counted_stays_counted_when_workers_change(site):

@@ -38,11 +38,10 @@ lost:
 """
 
 import ctypes
-import json
-import os
 import socket
 import time
 
+from ansible.module_utils import guest_children
 from ansible.module_utils.basic import AnsibleModule
 
 _CLONE_NEWNET = 0x40000000
@@ -111,27 +110,17 @@ def load(entry, seconds, per_second):
     return dict(answers=guest.answers, failures=guest.failures[:20], lost=len(guest.failures))
 
 
-def begin(*arguments):
-    """Load in a child; what it will say is read from the descriptor that is returned."""
-    reading, writing = os.pipe()
-    if not os.fork():
-        os.write(writing, json.dumps(load(*arguments)).encode())
-        os._exit(0)
-    os.close(writing)
-    return reading
-
-
 def main():
     module = AnsibleModule(argument_spec=dict(
         guests=dict(type='list', elements='dict', required=True),
         seconds=dict(type='float', default=10), per_second=dict(type='int', default=20)))
-    asking = [begin(entry, module.params['seconds'], module.params['per_second'])
-              for entry in module.params['guests']]
+    loads = guest_children.each(
+        lambda entry: load(entry, module.params['seconds'], module.params['per_second']),
+        module.params['guests'])
     total = dict(answers=0, failures=[], lost=0)
-    for reading in asking:
-        with os.fdopen(reading) as told:
-            for name, value in json.loads(told.read()).items():
-                total[name] += value
+    for told in loads:
+        for name, value in (told or dict(failures=['a guest died'], lost=1)).items():
+            total[name] += value
     module.exit_json(changed=False, **total)
 
 

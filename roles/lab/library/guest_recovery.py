@@ -36,10 +36,10 @@ seconds:
 """
 
 import ctypes
-import json
 import os
 import socket
 
+from ansible.module_utils import guest_children
 from ansible.module_utils.basic import AnsibleModule
 
 _CLONE_NEWNET = 0x40000000
@@ -113,16 +113,6 @@ def wait_for(entry, since, timeout):
     return round(now() - since, 2)
 
 
-def begin(entry, since, timeout):
-    """Wait in a child; what it will say is read from the descriptor that is returned."""
-    reading, writing = os.pipe()
-    if not os.fork():
-        os.write(writing, json.dumps(wait_for(entry, since, timeout)).encode())
-        os._exit(0)
-    os.close(writing)
-    return reading
-
-
 def main():
     module = AnsibleModule(argument_spec=dict(
         guests=dict(type='list', elements='dict', required=True),
@@ -130,13 +120,12 @@ def main():
         since=dict(type='float'), timeout=dict(type='float', default=30)))
     for action in module.params['actions']:
         module.run_command([str(word) for word in action], check_rc=True)
-    waiting = [(entry['guest']['name'], begin(entry, module.params['since'], module.params['timeout']))
-               for entry in module.params['guests']]
-    seconds = {}
-    for name, reading in waiting:
-        with os.fdopen(reading) as told:
-            seconds[name] = json.loads(told.read() or '-1')
-    module.exit_json(changed=bool(module.params['actions']), seconds=seconds)
+    waited = guest_children.each(
+        lambda entry: wait_for(entry, module.params['since'], module.params['timeout']),
+        module.params['guests'])
+    module.exit_json(changed=bool(module.params['actions']), seconds=dict(
+        (entry['guest']['name'], -1 if seconds is None else seconds)
+        for entry, seconds in zip(module.params['guests'], waited)))
 
 
 if __name__ == '__main__':
