@@ -359,6 +359,26 @@ class Router(object):
         return text
 
 
+@contextlib.contextmanager
+def isolated_network(router):
+    """A router's network without the router: the namespace of its DHCP server, and a guest; (both)."""
+    server, guest = 'qdhcp-' + router.network, 'isolated-' + router.network
+    try:
+        for name in (server, guest):
+            ip('netns', 'add', name)
+            ip('-n', name, 'link', 'set', 'lo', 'up')
+        ip('-n', server, 'link', 'add', 'tap0', 'type', 'veth', 'peer', 'name', 'eth0', 'netns', guest)
+        for netns, device, address in ((server, 'tap0', '10.0.0.2/24'), (server, 'tap0', METADATA + '/16'),
+                                       (guest, 'eth0', router.fixed_ip + '/24')):
+            ip('-n', netns, 'address', 'add', address, 'dev', device)
+            ip('-n', netns, 'link', 'set', device, 'up')
+        ip('-n', guest, 'route', 'add', METADATA + '/32', 'via', '10.0.0.2')
+        yield server, guest
+    finally:
+        for name in (server, guest):
+            ip('netns', 'delete', name)
+
+
 class Cloud(object):
     """The stand-in's three services on loopback and the agent that asks them."""
 

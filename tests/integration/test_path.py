@@ -15,7 +15,18 @@ import equipment  # noqa: E402
 
 equipment.requirements()
 
-from equipment import SECRET, Cloud, Router, ask, get, is_open, wait_until, working_folder  # noqa: E402
+from equipment import (  # noqa: E402
+    METADATA,
+    SECRET,
+    Cloud,
+    Router,
+    ask,
+    get,
+    is_open,
+    isolated_network,
+    wait_until,
+    working_folder,
+)
 
 INSTANCE_ID = b'/latest/meta-data/instance-id'
 PASSWORD = b'/openstack/2013-04-04/password'
@@ -57,6 +68,17 @@ def path():
             yield made
         finally:
             made.remove()
+
+
+def test_guests_of_a_network_without_a_router_are_served_where_the_address_is(path):
+    red = path.red
+    with isolated_network(red) as (server, guest):
+        proxy = path.cloud.run('proxy', '--network-id', red.network, '--netns', server, '--wait', '--listen',
+                               METADATA + ':80', '--config-file', path.cloud.folder + '/proxy.ini')
+        proxy.until('serving network ' + red.network)
+        assert get(guest, INSTANCE_ID) == (200, red.ec2_id.encode())
+        assert get(guest, b'/latest/user-data') == (200, red.user_data)
+        assert proxy.stop() == 0
 
 
 def expected_headers(router, nova_port, *more):

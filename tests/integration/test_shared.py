@@ -32,6 +32,7 @@ from equipment import (  # noqa: E402
     ip,
     iptables_save,
     is_open,
+    isolated_network,
     private_folder_of_namespaces,
     socket_in,
     wait_until,
@@ -501,26 +502,6 @@ def test_the_end_leaves_nothing(site):
         assert not is_open(router.netns, '127.0.0.1', GUESTS_PORT)
     assert not any(map(is_running, workers))
     assert os.listdir(master.status_folder) == []
-
-
-@contextlib.contextmanager
-def isolated_network(router):
-    """A router's network without the router: the namespace of its DHCP server, and a guest; (both)."""
-    server, guest = 'qdhcp-' + router.network, 'isolated-' + router.network
-    try:
-        for name in (server, guest):
-            ip('netns', 'add', name)
-            ip('-n', name, 'link', 'set', 'lo', 'up')
-        ip('-n', server, 'link', 'add', 'tap0', 'type', 'veth', 'peer', 'name', 'eth0', 'netns', guest)
-        for netns, device, address in ((server, 'tap0', '10.0.0.2/24'), (server, 'tap0', METADATA + '/16'),
-                                       (guest, 'eth0', router.fixed_ip + '/24')):
-            ip('-n', netns, 'address', 'add', address, 'dev', device)
-            ip('-n', netns, 'link', 'set', device, 'up')
-        ip('-n', guest, 'route', 'add', METADATA + '/32', 'via', '10.0.0.2')
-        yield server, guest
-    finally:
-        for name in (server, guest):
-            ip('netns', 'delete', name)
 
 
 def test_guests_of_an_isolated_network_are_served_when_that_is_wanted(site):
