@@ -240,6 +240,11 @@ def run():
         yield made
 
 
+def accepts(port):
+    with contextlib.closing(socket.socket()) as probe:
+        return probe.connect_ex(('127.0.0.1', port)) == 0
+
+
 def test_metrics_and_status_are_told_on_a_socket_of_their_own(tmpdir, run):
     port = free_port()
     folder = os.path.join(run, 'status')
@@ -253,6 +258,7 @@ def test_metrics_and_status_are_told_on_a_socket_of_their_own(tmpdir, run):
         path.configure(status_listen=('127.0.0.1', port))
         path.proxy.end()
         path.start_proxy()
+        wait_until(lambda: accepts(port))       # which it does a moment after it serves
         status, _, text = get(port, b'/status')
         assert status == 200 and ROUTER.encode() in text
         assert path.agent.end()[0] == path.proxy.end()[0] == 0
