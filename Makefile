@@ -66,7 +66,9 @@ unit-2.7 unit-3.9: unit-%: image build/tests-py%/.complete
 run-integration: packages $(VENV)/.complete
 	$(SUDO) $(CURDIR)/$(BIN)/python -m pytest tests/integration
 
+# Of a run that was cut short molecule would believe that the lab is there.
 run-molecule: packages $(VENV)/.complete
+	molecule reset --scenario-name default
 	molecule test --all
 
 export NOVA_SOURCE QUANTUM_SOURCE FOLSOM_PYTHON
