@@ -63,7 +63,8 @@ def _interfaces():
         names = [line.split(':')[0].strip() for line in table if ':' in line]
     try:
         with open('/proc/self/net/if_inet6') as table:
-            having = set(fields[5] for fields in map(str.split, table) if fields[0] == _HEX)
+            rows = [line.split() for line in table]
+        having = set(row[5] for row in rows if row[0] == _HEX)
     except IOError:                 # a kernel without IPv6
         having = ()
     return [(name, name in having) for name in names if name.startswith(_PREFIX)]
