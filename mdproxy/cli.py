@@ -232,9 +232,7 @@ def _rules(arguments):
         return 1 if wrong else 0
     if action == 'remove':
         from mdproxy import linklocal
-        removed = [rules.remove(words[0])]
-        if linklocal.remove(words[0]):      # only where guests of IPv6 were served is there more
-            removed.append(rules.remove(words[0], rules.IPV6))
+        removed = [rules.remove(words[0]), linklocal.remove(words[0])]
         done = 'removed' if any(removed) else 'were not there'
     else:
         done = 'applied' if rules.of_file(words[1]).apply(words[0]) else 'were as they should be'

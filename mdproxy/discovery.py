@@ -12,7 +12,6 @@ import os
 from . import eventloop, namespaces, trust
 
 RESCAN = 1.0            # seconds between two looks that nobody asked for
-_PREFIXES = (('qrouter-', 'router'), ('qdhcp-', 'network'))
 _SETTLE = 0.01          # seconds in which more changes count as one
 _FLAGS = os.O_NONBLOCK | 0o2000000      # IN_CLOEXEC, which 2.7 has no name for
 _CHANGES = 0x100 | 0x200 | 0x40 | 0x80 | 0x01000000     # create, delete, moved from, to; only a folder
@@ -22,7 +21,7 @@ _log = logging.getLogger('mdproxy.discovery')
 
 def identity_of(name):
     """The trust.Identity whose guests are behind a namespace of this name, or None."""
-    for prefix, kind in _PREFIXES:
+    for kind, prefix in namespaces.PREFIXES.items():
         if name.startswith(prefix) and trust.is_uuid(name[len(prefix):]):
             return trust.Identity(kind, name[len(prefix):].lower())
 

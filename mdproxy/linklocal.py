@@ -40,8 +40,11 @@ def add(netns):
 
 
 def remove(netns):
-    """Take the address away; True when an interface had it."""
-    return _change(netns, 'delete', lambda has: has)
+    """Take the address away, and the rules that go with it; True when an interface had it."""
+    had = _change(netns, 'delete', lambda has: has)
+    if had:
+        rules.remove(netns, rules.IPV6)
+    return had
 
 
 def _change(netns, verb, wanted, more=()):

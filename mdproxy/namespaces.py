@@ -20,6 +20,7 @@ import socket
 from contextlib import contextmanager
 
 FOLDER = '/var/run/netns'
+PREFIXES = {'router': 'qrouter-', 'network': 'qdhcp-'}      # of the l3 and the dhcp agent's names
 
 _BACKLOG = 65535        # the kernel cuts it to net.core.somaxconn
 # Bytes that the kernel keeps of an answer for a guest, of its own choice up to 4 MB. It tells of room

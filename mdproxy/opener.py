@@ -24,8 +24,6 @@ from mdproxy import config, daemon, logs, namespaces, privileges
 PAUSE = 0.5             # seconds before a job's failure ends it; the service manager adds as much
 _POLL = 0.25            # seconds between two looks for a namespace
 _SYSLOG = '/dev/log'
-# By whom a proxy was started that finds itself in a namespace of this name: l3 or dhcp agent.
-_AGENTS_NAMES = {'router': 'qrouter-', 'network': 'qdhcp-'}
 
 _log = logging.getLogger('mdproxy.opener')
 
@@ -108,7 +106,7 @@ class Proxy(object):
     def _open_listeners(self, options):
         """An Opened."""
         if self._netns is None:
-            name, own = _AGENTS_NAMES[self._identity.kind] + self._identity.id, namespaces.own_inode()
+            name, own = namespaces.PREFIXES[self._identity.kind] + self._identity.id, namespaces.own_inode()
             listener = namespaces.open_listener(*self._listen)
             return Opened([listener], None, (name, own) if namespaces.inode(name) == own else None)
         wanted = []

@@ -432,11 +432,12 @@ class Server(object):
             listener.close()
         self._drain_connections(patient)
         self._check_drained()
-        if self._drained is not None:
-            self.loop.call_later(self.options.drain_timeout,
-                                 self._close_idle if patient else self._cut_off)
-        if self._drained is not None and patient:
-            self.loop.call_later(longest_drain(self.options), self._cut_off)
+        if self._drained is None:
+            return
+        if patient:
+            self.loop.call_later(self.options.drain_timeout, self._close_idle)
+        self.loop.call_later(longest_drain(self.options) if patient else self.options.drain_timeout,
+                             self._cut_off)
 
     def _drain_connections(self, patient):
         for connection in list(self.connections):

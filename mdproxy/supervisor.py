@@ -315,13 +315,13 @@ class Supervisor(service.Service):
 
     def _apply_rules(self, name):
         """In a child."""
-        changed = linklocal.add(name) if self._ipv6 else _remove_ipv6(name)
+        changed = linklocal.add(name) if self._ipv6 else linklocal.remove(name)
         return any([changed] + [wanted.apply(name) for wanted in self._wanted])
 
     @staticmethod
     def _remove_rules(name):
         """In a child."""
-        return any([_remove_ipv6(name), rules.remove(name)])
+        return any([linklocal.remove(name), rules.remove(name)])
 
     def _check_rules(self):
         """Look at the rules of some routers each second, so that each has its turn in time."""
@@ -452,11 +452,6 @@ def _endpoints(options):
         from . import agent
         return agent.nova_endpoints(options)
     return proxy.agents(options)
-
-
-def _remove_ipv6(name):
-    """What there is for guests of IPv6 goes with the address; True when there was something."""
-    return linklocal.remove(name) and (rules.remove(name, rules.IPV6) or True)
 
 
 def _count(options):
