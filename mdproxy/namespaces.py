@@ -19,8 +19,9 @@ import os
 import socket
 from contextlib import contextmanager
 
-FOLDER = '/var/run/netns'
-PREFIXES = {'router': 'qrouter-', 'network': 'qdhcp-'}      # of the l3 and the dhcp agent's names
+# Native str, as names of files are: on 2.7 one that is no text could not be compared with text.
+FOLDER = str('/var/run/netns')
+PREFIXES = {str('router'): str('qrouter-'), str('network'): str('qdhcp-')}  # l3 and dhcp agent's names
 
 _BACKLOG = 65535        # the kernel cuts it to net.core.somaxconn
 # Bytes that the kernel keeps of an answer for a guest, of its own choice up to 4 MB. It tells of room

@@ -48,6 +48,12 @@ def test_a_name_in_upper_case_is_the_same_router():
     assert discovery.identity_of('qrouter-' + letters.upper()) == Identity('router', letters)
 
 
+def test_an_identity_is_of_native_text(folder):
+    folder.join('qdhcp-' + TWO).write('', ensure=True)
+    (name, identity), = discovery.find(True).items()
+    assert [type(text) for text in (name, identity.kind, identity.id)] == [str] * 3
+
+
 def test_a_name_that_is_no_text_is_nobodys(folder):
     folder.ensure(dir=True)
     open(os.path.join(str(folder).encode(), b'qrouter-\xff' + ONE.encode()), 'w').close()
