@@ -17,6 +17,7 @@ from __future__ import unicode_literals
 import errno
 import os
 import socket
+import struct
 from contextlib import contextmanager
 
 # Native str, as names of files are: on 2.7 one that is no text could not be compared with text.
@@ -31,6 +32,8 @@ _CLONE_NEWNET = 0x40000000
 # 2.7 does not know these by name; the numbers are those of <asm-generic/socket.h>.
 _SO_DOMAIN = getattr(socket, 'SO_DOMAIN', 39)
 _SO_REUSEPORT = getattr(socket, 'SO_REUSEPORT', 15)
+_SO_ATTACH_REUSEPORT_CBPF = 51      # <asm-generic/socket.h>; Python has no name for it
+_BPF_RETURN = 0x06                  # BPF_RET | BPF_K of <linux/bpf_common.h>
 _SO_ACCEPTCONN = getattr(socket, 'SO_ACCEPTCONN', 30)
 _OWN = '/proc/self/ns/net'
 
@@ -149,13 +152,41 @@ def _let_share(bound):
 
 
 def listen(bound, netns=None):
-    """Let a socket of `bind` in that namespace be connected to. On NamespaceError it is closed."""
+    """Let a socket of `bind` in that namespace be connected to. On NamespaceError it is closed.
+
+    Of two that share an address, the one that listens later gets the connections from then on.
+    """
     try:
         bound.listen(_BACKLOG)
+        if _is_shared(bound):
+            _prefer_second(bound)
     except (OSError, IOError) as error:
         host, port = bound.getsockname()[:2]
         bound.close()
         raise _refused(error, netns, host, port)
+
+
+def _is_shared(bound):
+    try:
+        return bound.getsockopt(socket.SOL_SOCKET, _SO_REUSEPORT)
+    except (OSError, IOError):          # before Linux 3.9
+        return False
+
+
+def _prefer_second(listener):
+    """Have new connections go to the second of the sockets that share its address, if there is one.
+
+    Otherwise the kernel would deal them out to both, and reset those that the first has not accepted
+    when it is closed. The choice is a program of one instruction (classic BPF), `return 1`; what it
+    says of a single socket means nothing. Kernels before 4.5 have no such choice, and some forbid it.
+    """
+    import ctypes
+    instruction = ctypes.create_string_buffer(struct.pack('=HBBI', _BPF_RETURN, 0, 0, 1))
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_REUSEPORT_CBPF,
+                            struct.pack('@HP', 1, ctypes.addressof(instruction)))
+    except (OSError, IOError):
+        pass
 
 
 def _refused(error, netns, host, port):

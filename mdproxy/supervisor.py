@@ -177,7 +177,7 @@ class Supervisor(service.Service):
         if self._workers.failing:
             troubles['workers'] = 'they end before they serve; the log says why'
         return dict(super(Supervisor, self).describe(), namespaces=self._by_state(), troubles=troubles,
-                    workers=self._workers.pids())
+                    workers=self._workers.pids(), changing=self._workers.changing)
 
     def drain(self, drained, patient=False):
         """End the workers and take the rules away, then call drained()."""

@@ -66,6 +66,11 @@ class Workers(object):
         return sum(1 for one in self._all if one.draining)
 
     @property
+    def changing(self):
+        """Whether another generation is about to serve."""
+        return self._asked or bool(self._generations_coming())
+
+    @property
     def failing(self):
         """Whether workers end again and again before they have served for long."""
         return self._failures >= len(_PAUSES) and self._loop.now < self._failed_at + _SPELL

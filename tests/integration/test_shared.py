@@ -60,8 +60,12 @@ class Master(object):
             *['--set=' + setting for setting in settings], **kwargs)
 
     def serving(self):
-        """Wait until its workers serve; itself."""
-        wait_until(lambda: len(self.workers()) == 2, 'workers: ' + self.process.log)
+        """Wait until its workers serve all that there is, and no others are about to; itself."""
+        def steady():
+            told = self.tell()
+            return (len(told.get('workers', ())) == 2 and not told['changing']
+                    and not told['namespaces']['starting'])
+        wait_until(steady, 'workers: ' + self.process.log)
         return self
 
     def tell(self, name='master'):

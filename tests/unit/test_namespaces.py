@@ -53,6 +53,26 @@ def test_two_that_share_an_address_may_both_listen_there():
     second.close()
 
 
+def test_of_two_that_share_an_address_the_later_one_gets_the_connections():
+    port = free_port()
+    first, second = (namespaces.bind('127.0.0.1', port, shared=True) for _ in range(2))
+    namespaces.listen(first)
+    socket.create_connection(('127.0.0.1', port), 5).close()
+    assert first.accept()
+    namespaces.listen(second)
+    guests = [socket.create_connection(('127.0.0.1', port), 5) for _ in range(50)]
+    first.setblocking(False)
+    with pytest.raises(socket.error):
+        first.accept()
+    first.close()
+    for guest in guests:
+        second.accept()[0].close()
+        guest.close()
+    socket.create_connection(('127.0.0.1', port), 5).close()       # the only one again
+    assert second.accept()
+    second.close()
+
+
 def test_a_kernel_in_which_nobody_can_share_gives_the_first_one_the_address(monkeypatch):
     monkeypatch.setattr(namespaces, '_SO_REUSEPORT', 9999)      # no option of any kernel
     port = free_port()

@@ -54,8 +54,9 @@ def crew():
 
 def test_the_next_generation_serves_before_the_last_one_drains(crew):
     crew.workers.renew()
+    assert crew.workers.changing
     first = crew.until_serving(1)
-    assert sorted(first) == [0, 1]
+    assert sorted(first) == [0, 1] and not crew.workers.changing
     crew.workers.renew()
     second = crew.until_serving(2)
     assert sorted(second) == [0, 1] and not set(first.values()) & set(second.values())
