@@ -1,5 +1,6 @@
 # make lab     from a bare machine to a running lab: packages, venv, image, containers, site.yml, verify
 # make test    lint, unit tests on Python 2.7, 3.9 and the controller's, integration, molecule
+# make interop  the path with today's nova and neutron from the package index, and halves of it with neutron's
 # make folsom-series NOVA_SOURCE=... QUANTUM_SOURCE=... [FOLSOM_PYTHON=...]
 #              the patch series on clones of the real repositories: made, tried, applied, taken back
 # make lint    ansible-lint, yamllint, ruff, syntax
@@ -29,14 +30,14 @@ define locked
 	  flock build/lock $(MAKE) --no-print-directory $(1); }
 endef
 
-.PHONY: help lab test lint unit integration molecule folsom-series clean
+.PHONY: help lab test lint unit integration molecule interop folsom-series clean
 help:
 	@sed -n '/^# make/,/^#$$/{/^#$$/!s/^# //p}' Makefile
 
-lab test lint unit integration molecule folsom-series clean:
+lab test lint unit integration molecule interop folsom-series clean:
 	$(call locked,run-$@)
 
-.PHONY: run-lab run-test run-lint run-unit run-integration run-molecule run-folsom-series run-clean packages image
+.PHONY: run-lab run-test run-lint run-unit run-integration run-molecule run-interop run-folsom-series run-clean packages image
 run-lab: packages $(VENV)/.complete
 	@rm -f build/report/verify.txt
 	ansible-playbook playbooks/lab.yml
@@ -70,6 +71,18 @@ run-integration: packages $(VENV)/.complete
 run-molecule: packages $(VENV)/.complete
 	molecule reset --scenario-name default
 	molecule test --all
+
+# Their own virtualenvs, as the two do not agree on the versions of what they need.
+INTEROP := $(CURDIR)/build/interop
+run-interop: packages $(VENV)/.complete $(INTEROP)/nova/.complete $(INTEROP)/neutron/.complete
+	$(SUDO) env NOVA_VENV=$(INTEROP)/nova NEUTRON_VENV=$(INTEROP)/neutron \
+	  $(CURDIR)/$(BIN)/python -m pytest -v tests/interop
+
+$(INTEROP)/%/.complete: tests/interop/%.txt | packages
+	@echo 'Installing $* into $(@D)'
+	$(PYTHON) -m venv --clear $(@D)
+	$(@D)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -r $<
+	touch $@
 
 export NOVA_SOURCE QUANTUM_SOURCE FOLSOM_PYTHON
 run-folsom-series: $(if $(and $(NOVA_SOURCE),$(QUANTUM_SOURCE)),packages $(VENV)/.complete)

@@ -87,14 +87,14 @@ def requirements():
                     allow_module_level=True)
 
 
-def wait_until(condition, what):
-    """The first true value of condition(); fails the test when there is none in time."""
-    end = time.time() + DEADLINE
+def wait_until(condition, what, deadline=DEADLINE):
+    """The first true value of condition(); fails the test when there is none in so many seconds."""
+    end = time.time() + deadline
     while True:
         value = condition()
         if value:
             return value
-        assert time.time() < end, 'not within %g s: %s' % (DEADLINE, what)
+        assert time.time() < end, 'not within %g s: %s' % (deadline, what)
         time.sleep(0.02)
 
 
