@@ -74,6 +74,7 @@ run-molecule: packages $(VENV)/.complete
 
 # Their own virtualenvs, as the two do not agree on the versions of what they need.
 INTEROP := $(CURDIR)/build/interop
+run-interop: PACKAGES += haproxy
 run-interop: packages $(VENV)/.complete $(INTEROP)/nova/.complete $(INTEROP)/neutron/.complete
 	$(SUDO) env NOVA_VENV=$(INTEROP)/nova NEUTRON_VENV=$(INTEROP)/neutron \
 	  $(CURDIR)/$(BIN)/python -m pytest -v tests/interop

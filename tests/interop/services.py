@@ -1,7 +1,7 @@
 """Today's neutron and nova from the package index, as processes on loopback with SQLite.
 
-NOVA_VENV and NEUTRON_VENV are their virtualenvs, made by `make interop`; without them whoever imports
-this is skipped. Nobody plays Keystone: neutron takes requests without a token, nova asks it without one.
+NOVA_VENV and NEUTRON_VENV are their virtualenvs, made by `make interop`; without them tests are
+skipped. Nobody plays Keystone: neutron takes requests without a token, nova asks it without one.
 """
 import json
 import os
@@ -17,10 +17,6 @@ HERE = os.path.dirname(os.path.abspath(__file__))
 NOVA, NEUTRON = (os.environ.get(name, '') for name in ('NOVA_VENV', 'NEUTRON_VENV'))
 START = 90.0            # seconds that a service may take to listen
 _PORT = re.compile(r'listens on port (\d+)\.')
-
-if not (NOVA and NEUTRON):
-    pytest.skip('NOVA_VENV and NEUTRON_VENV name no virtualenvs; make interop has them',
-                allow_module_level=True)
 
 _NEUTRON_CONF = """
 [DEFAULT]
@@ -57,6 +53,12 @@ metadata_proxy_shared_secret = {secret}
 [oslo_concurrency]
 lock_path = {folder}
 """
+
+
+def requirements():
+    """Skip, in a word, where there are no virtualenvs."""
+    if not (NOVA and NEUTRON):
+        pytest.skip('NOVA_VENV and NEUTRON_VENV name no virtualenvs; make interop has them')
 
 
 def run(*words, **kwargs):
