@@ -32,7 +32,7 @@ notify_nova_on_port_data_changes = False
 connection = sqlite:///{folder}/neutron.sqlite
 [ml2]
 type_drivers = local,flat,vxlan
-tenant_network_types = local
+project_network_types = local
 mechanism_drivers =
 [oslo_concurrency]
 lock_path = {folder}
