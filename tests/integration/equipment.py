@@ -260,6 +260,13 @@ class Process(object):
             return text in self.log and self.log
         return wait_until(said, '%r in the log: %s' % (text, self.log))
 
+    def wait_for(self, condition, what, deadline=DEADLINE):
+        """As `wait_until`; fails at once when the process has ended."""
+        def met():
+            assert self.ended() is None, self.log
+            return condition()
+        return wait_until(met, what, deadline)
+
     def status(self):
         """Its exit status, waited for."""
         wait_until(lambda: self.ended() is not None, 'end of the process: ' + self.log)

@@ -69,24 +69,19 @@ def run(*words, **kwargs):
 
 
 class _Service:
-    """A WSGI application in a folder of its own. url: where it is."""
+    """A WSGI application in a folder of its own, which is there. url: where it is."""
 
     def __init__(self, folder, venv, module, **environment):
-        os.makedirs(folder, exist_ok=True)
         self.process = equipment.Process(
             folder, argv=[venv + '/bin/python', HERE + '/wsgi_service.py', module],
             cwd=folder, environment=dict(environment, PYTHONPATH='', HOME=folder))
         try:
-            found = equipment.wait_until(self._said_port, module + ' listens', START)
+            found = self.process.wait_for(lambda: _PORT.search(self.log), module + ' listens', START)
         except BaseException:
             self.stop()
             raise
         self.port = int(found.group(1))
         self.url = 'http://127.0.0.1:%d' % self.port
-
-    def _said_port(self):
-        assert self.process.ended() is None, self.log
-        return _PORT.search(self.log)
 
     @property
     def log(self):

@@ -1,9 +1,10 @@
 """Our proxy before neutron's own metadata agent, and neutron's haproxy before our agent."""
+import functools
 import json
 import os
 
 import services
-from equipment import METADATA, SECRET, USER, get, ip, is_open, wait_until
+from equipment import METADATA, SECRET, USER, get, ip, is_open
 
 META_DATA = b'/openstack/latest/meta_data.json'
 _NEUTRON_AGENT = """
@@ -24,14 +25,6 @@ def asks_as_its_own_instance(router, guest):
     assert get(guest, b'/latest/meta-data/no-such-thing')[0] == 404
 
 
-def haproxy_listens(process, guest):
-    """Wait until it does. Port 9697 itself is closed to everything that was not redirected."""
-    def listens():
-        assert process.ended() is None, process.log
-        return is_open(guest, METADATA, 80)
-    wait_until(listens, 'haproxy listens: ' + process.log)
-
-
 def test_our_proxies_before_neutron_s_metadata_agent(cloud):
     folder = os.path.join(cloud.folder, 'neutron-agent')
     os.makedirs(folder)
@@ -42,10 +35,7 @@ def test_our_proxies_before_neutron_s_metadata_agent(cloud):
                             '--config-file', cloud.folder + '/neutron/neutron.conf', '--config-file', config],
                       cwd=folder, environment={'PYTHONPATH': '', 'HOME': folder})
 
-    def listens():
-        assert agent.ended() is None, agent.log
-        return os.path.exists(folder + '/metadata_proxy')
-    wait_until(listens, 'the agent listens', services.START)
+    agent.wait_for(lambda: os.path.exists(folder + '/metadata_proxy'), 'the agent listens', services.START)
     # As haproxy's user, neutron's, would be let in; neutron 29 does not honour metadata_proxy_socket_mode.
     os.chmod(folder + '/metadata_proxy', 0o666)
     for router in cloud.routers:
@@ -63,6 +53,7 @@ def test_neutron_s_haproxy_before_our_agent(cloud):
                 cloud.folder + '/agent/metadata_proxy', USER, 'nogroup', cloud.folder).splitlines()[-1]
             ip('netns', 'exec', other.netns, 'iptables-restore', '--noflush', cloud.rules(other))
             haproxy = cloud.run(argv=['ip', 'netns', 'exec', other.netns, 'haproxy', '-db', '-f', path])
-            haproxy_listens(haproxy, other.guest)
+            # Port 9697 itself is closed to everything that was not redirected.
+            haproxy.wait_for(functools.partial(is_open, other.guest, METADATA, 80), 'haproxy listens')
             asks_as_its_own_instance(router, other.guest)
             haproxy.stop()

@@ -2,7 +2,8 @@
 
     wsgi_service.py MODULE
 
-The service finds its configuration by its own environment variables. The first line printed is the port.
+The service finds its configuration by its own environment variables. When it listens
+it says on which port.
 """
 import importlib
 import sys
