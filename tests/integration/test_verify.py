@@ -138,6 +138,15 @@ def test_a_guest_that_is_not_there_is_named(path):
     assert row['hop'] == 'guest' and 'guest-nobody' in row['detail']
 
 
+def test_a_guest_that_does_not_get_as_far_as_the_proxy_is_named(path):
+    """As when Folsom's BridgeInterfaceDriver has given the gateway another MAC."""
+    router = path.router
+    equipment.ip('-n', router.guest, 'neigh', 'replace', router.gateway, 'lladdr', '02:00:00:00:00:99',
+                 'dev', 'eth0', 'nud', 'permanent')
+    row = path.verify(timeout=1)
+    assert row['hop'] == 'guest' and 'cannot connect' in row['detail'] and router.netns in row['detail']
+
+
 def test_a_nova_that_refuses_is_named(path):
     nova = [process for process in path.cloud.processes if 'nova listens' in process.log][0]
     assert nova.stop() == 0

@@ -107,9 +107,14 @@ def in_namespace(name, function):
 
 
 def ask(timeout):
-    """The guest's requests over one connection: {path: [status, body in base64]} and the first's time."""
+    """The guest's requests over one connection: {path: [status, body in base64]} and the first's time; or
+    why it is `unconnected`."""
     connection = HTTPConnection(_ADDRESS, 80, timeout=timeout)
     answers, began, first = {}, time.time(), None
+    try:
+        connection.connect()
+    except (EnvironmentError, socket.error) as error:
+        return dict(unconnected=str(error))
     for path in _PATHS:
         connection.request('GET', path)
         response = connection.getresponse()
@@ -157,6 +162,9 @@ class Verifier(object):
                               lambda: ask(self.module.params['timeout']))
         if 'error' in result:
             self.find_broken_hop('the guest is told nothing: ' + result['error'])
+        unconnected = result['value'].get('unconnected')
+        if unconnected:
+            self.find_broken_hop('the guest cannot connect: ' + unconnected, connects=False)
         self.row['milliseconds'] = result['value']['milliseconds']
         answers = result['value']['answers']
         status = answers[_PATHS[0]][0]
@@ -164,10 +172,10 @@ class Verifier(object):
             self.find_broken_hop('the guest is told %d' % status, _NOVA.get(status, 'failed'))
         return answers
 
-    def find_broken_hop(self, symptom, nova='refused or did not answer'):
+    def find_broken_hop(self, symptom, nova='refused or did not answer', connects=True):
         """Raise Broken for the first hop that is, or for nova when all before it are well.
 
-        nova: what it means when it is nova.
+        nova: what it means when it is nova. connects: whether the guest has come as far as the proxy.
         """
         for name in ('guest-' + self.guest['name'], self.router):
             if not os.path.exists('/var/run/netns/' + name):
@@ -183,6 +191,10 @@ class Verifier(object):
         if not listening:
             raise Broken('proxy', 'nobody listens on port %d in %s; %s'
                          % (self.module.params['port'], self.router, symptom))
+        if not connects:
+            raise Broken('guest', 'rule and listener are in %s, but the guest does not get there: its link, '
+                         'its route to the gateway or ARP entry of it, or a packet filter; %s'
+                         % (self.router, symptom))
         self.connect_to_an_agent(symptom)
         self.resolve()
         raise Broken('nova', '%s; %s' % (nova, symptom))
