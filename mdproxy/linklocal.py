@@ -12,7 +12,6 @@ from . import namespaces, rules
 
 ADDRESS = 'fe80::a9fe:a9fe'
 _HEX = 'fe8000000000000000000000a9fea9fe'       # as /proc/net/if_inet6 writes it
-_PREFIX = 'qr-'
 
 _log = logging.getLogger('mdproxy.linklocal')
 
@@ -62,15 +61,14 @@ def _change(netns, verb, wanted, more=()):
 
 def _interfaces():
     """(name, whether it has the address) of the internal interfaces of the namespace that this is in."""
-    with open('/proc/self/net/dev') as table:
-        names = [line.split(':')[0].strip() for line in table if ':' in line]
+    names = namespaces.internal_interfaces()
     try:
         with open('/proc/self/net/if_inet6') as table:
             rows = [line.split() for line in table]
         having = set(row[5] for row in rows if row[0] == _HEX)
     except IOError:                 # a kernel without IPv6
         having = ()
-    return [(name, name in having) for name in names if name.startswith(_PREFIX)]
+    return [(name, name in having) for name in names]
 
 
 def _ip(netns, words):

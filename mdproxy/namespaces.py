@@ -24,6 +24,7 @@ from contextlib import contextmanager
 FOLDER = str('/var/run/netns')
 PREFIXES = {str('router'): str('qrouter-'), str('network'): str('qdhcp-')}  # l3 and dhcp agent's names
 
+_INTERNAL = 'qr-'
 _BACKLOG = 65535        # the kernel cuts it to net.core.somaxconn
 # Bytes that the kernel keeps of an answer for a guest, of its own choice up to 4 MB. It tells of room
 # when a third is free, and a slow guest must free that within write_timeout.
@@ -94,6 +95,13 @@ def inside(netns):
             os.close(home)
     finally:
         os.close(there)
+
+
+def internal_interfaces():
+    """Names of the interfaces to guests, as the l3 agent gives them, in the namespace that this is in."""
+    with open('/proc/self/net/dev') as table:
+        names = [line.split(':')[0].strip() for line in table if ':' in line]
+    return [name for name in names if name.startswith(_INTERNAL)]
 
 
 def _return_to(home):

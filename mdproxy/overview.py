@@ -4,7 +4,8 @@ Rules kept:
 
 - All are asked at once and nobody is waited for longer than PATIENCE: what hangs is just what has
   to be found.
-- A socket that gives no answer is an entry that says so, never a gap.
+- A socket that gives no answer is an entry that says so, never a gap; but what a removed router's
+  proxy has left behind is no process that is missing.
 - The table has one line for each process, those with trouble first, and the words come last.
 """
 from __future__ import unicode_literals
@@ -16,7 +17,7 @@ import pwd
 import re
 import socket
 
-from . import eventloop, metrics
+from . import eventloop, metrics, namespaces
 from .http1 import BODY, END, HEAD, ProtocolError, ResponseReader, format_request
 
 PATIENCE = 2.0              # seconds for all answers together
@@ -95,7 +96,23 @@ def _ask_all(folder, target):
         for question in questions:
             question.ask(asking, target)
         asking.wait()
-    return [question for question in questions if not question.vanished]
+    return [question for question in questions if not question.vanished
+            and (question.running or not _is_of_a_removed_router(question.name))]
+
+
+def _is_of_a_removed_router(name):
+    """Whether a socket was a router's in whose namespace no interface leads to guests any more.
+
+    Folsom's l3 agent kills the proxy of a router that is removed (SIGKILL), and leaves the namespace.
+    """
+    kind, _, id = name.partition('-')
+    if kind != 'router':
+        return False
+    try:
+        with namespaces.inside(namespaces.PREFIXES['router'] + id):
+            return not namespaces.internal_interfaces()
+    except namespaces.NamespaceError:       # gone as a whole, or not for us to enter
+        return False
 
 
 class _Asking(object):

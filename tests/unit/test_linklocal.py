@@ -7,7 +7,7 @@ import pytest
 
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))
 
-from mdproxy import linklocal  # noqa: E402
+from mdproxy import linklocal, namespaces  # noqa: E402
 
 DEVICES = u'''Inter-|   Receive
  face |bytes
@@ -27,7 +27,8 @@ def files(monkeypatch):
         if name not in files:
             raise IOError(2, 'No such file or directory')
         return io.StringIO(files[name])
-    monkeypatch.setattr(linklocal, 'open', opened, raising=False)
+    for module in (linklocal, namespaces):
+        monkeypatch.setattr(module, 'open', opened, raising=False)
     return files
 
 

@@ -111,6 +111,23 @@ def test_a_dead_process_is_told_and_alone_it_is_nothing_that_runs(node):
     assert overview.exit_status(overview.collect(node.folder)) == 1
 
 
+@pytest.mark.parametrize('interfaces, names', [([], ['agent']), (['qr-1'], ['agent', 'router-' + A])])
+def test_a_dead_proxy_is_missed_as_long_as_its_router_has_guests(node, monkeypatch, interfaces, names):
+    entered = []
+
+    @contextlib.contextmanager
+    def inside(netns):
+        entered.append(netns)
+        yield
+    monkeypatch.setattr(overview.namespaces, 'inside', inside)
+    monkeypatch.setattr(overview.namespaces, 'internal_interfaces', lambda: interfaces)
+    node.left_over('agent')
+    node.left_over('router-' + A)
+    assert [entry['name'] for entry in overview.collect(node.folder)] == names
+    assert entered == ['qrouter-' + A]
+    assert ('router-' + A in overview.prometheus(node.folder)) == (len(names) == 2)
+
+
 def test_who_does_not_answer_costs_two_seconds_however_many(node):
     for number in range(20):
         node.silent('router-%d' % number)
