@@ -3,6 +3,8 @@
 # make interop  the path with today's nova and neutron from the package index, and halves of it with neutron's
 # make folsom-series NOVA_SOURCE=... QUANTUM_SOURCE=... [FOLSOM_PYTHON=...]
 #              the patch series on clones of the real repositories: made, tried, applied, taken back
+# make folsom NOVA_SOURCE=... QUANTUM_SOURCE=... [FOLSOM_BASES='2012.2.4 2012.2']
+#              Folsom's own services in containers, patched, served and rolled back by this toolkit
 # make lint    ansible-lint, yamllint, ruff, syntax
 # make clean   removes the lab (containers, networks, image) and all that was built
 #
@@ -30,14 +32,14 @@ define locked
 	  flock build/lock $(MAKE) --no-print-directory $(1); }
 endef
 
-.PHONY: help lab test lint unit integration molecule interop folsom-series clean
+.PHONY: help lab test lint unit integration molecule interop folsom folsom-series clean
 help:
 	@sed -n '/^# make/,/^#$$/{/^#$$/!s/^# //p}' Makefile
 
-lab test lint unit integration molecule interop folsom-series clean:
+lab test lint unit integration molecule interop folsom folsom-series clean:
 	$(call locked,run-$@)
 
-.PHONY: run-lab run-test run-lint run-unit run-integration run-molecule run-interop run-folsom-series run-clean packages image
+.PHONY: run-lab run-test run-lint run-unit run-integration run-molecule run-interop run-folsom run-folsom-series run-clean packages image
 run-lab: packages $(VENV)/.complete
 	@rm -f build/report/verify.txt
 	ansible-playbook playbooks/lab.yml
@@ -50,7 +52,7 @@ run-lint: $(VENV)/.complete
 	ruff check .
 	yamllint --strict .
 	ansible-lint --offline --strict
-	ansible-playbook --syntax-check site.yml playbooks/*.yml
+	ansible-playbook --syntax-check site.yml playbooks/*.yml tests/folsom_cloud/*.yml
 
 run-unit: unit-controller unit-2.7 unit-3.9
 
@@ -85,14 +87,32 @@ $(INTEROP)/%/.complete: tests/interop/%.txt | packages
 	$(@D)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -r $<
 	touch $@
 
-export NOVA_SOURCE QUANTUM_SOURCE FOLSOM_PYTHON
-run-folsom-series: $(if $(and $(NOVA_SOURCE),$(QUANTUM_SOURCE)),packages $(VENV)/.complete)
-	@if [ -z "$$NOVA_SOURCE" ] || [ -z "$$QUANTUM_SOURCE" ]; then \
-	  echo 'Skipped: give clones of the real repositories, with their whole history and tags:' && \
-	  echo '  make folsom-series NOVA_SOURCE=/src/nova QUANTUM_SOURCE=/src/neutron [FOLSOM_PYTHON=/path/to/python2.7]'; \
-	else \
-	  $(SUDO) env NOVA_SOURCE="$$NOVA_SOURCE" QUANTUM_SOURCE="$$QUANTUM_SOURCE" FOLSOM_PYTHON="$$FOLSOM_PYTHON" \
-	    $(CURDIR)/$(BIN)/python -m pytest -v tests/folsom; fi
+export NOVA_SOURCE QUANTUM_SOURCE FOLSOM_PYTHON FOLSOM_BASES
+SOURCES := $(and $(NOVA_SOURCE),$(QUANTUM_SOURCE))
+define no_sources
+	@echo 'Skipped: give clones of the real repositories, with their whole history and tags:'
+	@echo "  make $(1) NOVA_SOURCE=/src/nova QUANTUM_SOURCE=/src/neutron $(2)"
+endef
+
+FOLSOM_SITE := build/folsom-python/site.tgz
+run-folsom: $(if $(SOURCES),packages $(VENV)/.complete $(FOLSOM_SITE))
+ifeq ($(SOURCES),)
+	$(call no_sources,folsom,[FOLSOM_BASES='2012.2.4 2012.2'])
+else
+	python -m pytest -v tests/folsom_cloud
+endif
+
+$(FOLSOM_SITE): tests/folsom_cloud/folsom_python.py tests/folsom_cloud/pins.txt | packages $(VENV)/.complete
+	@echo 'Building what Folsom imports for the lab'\''s Python 2.7, which takes a minute'
+	$(SUDO) $(CURDIR)/$(BIN)/python $^ $(@D)
+
+run-folsom-series: $(if $(SOURCES),packages $(VENV)/.complete)
+ifeq ($(SOURCES),)
+	$(call no_sources,folsom-series,[FOLSOM_PYTHON=/path/to/python2.7])
+else
+	$(SUDO) env NOVA_SOURCE="$$NOVA_SOURCE" QUANTUM_SOURCE="$$QUANTUM_SOURCE" FOLSOM_PYTHON="$$FOLSOM_PYTHON" \
+	  $(CURDIR)/$(BIN)/python -m pytest -v tests/folsom
+endif
 
 # The venv is needed to find what the lab has made, also when its folder was lost.
 run-clean:
@@ -100,6 +120,7 @@ run-clean:
 	  $(MAKE) --no-print-directory $(VENV)/.complete && \
 	  for name in lab molecule; do \
 	    MDPROXY_LAB=$$name ansible-playbook playbooks/lab_destroy.yml || exit 1; done; \
+	  MDPROXY_LAB=folsom ansible-playbook -i inventories/folsom playbooks/lab_destroy.yml || exit 1; \
 	  $(PODMAN) ps --all --quiet --filter label=mdproxy.tests=$(CURDIR) | xargs -r $(PODMAN) rm --force; \
 	  $(PODMAN) image prune --all --force --filter label=mdproxy.image=lab; fi
 	$(SUDO) rm -rf $(VENV) $$(ls -d build/* 2>/dev/null | grep -v '^build/lock$$') .ansible \
