@@ -63,6 +63,7 @@ def make_builder(builder, pins):
 def main(pins, folder):
     builder, site = os.path.join(folder, 'builder'), os.path.join(folder, 'site.tgz')
     shutil.rmtree(builder, ignore_errors=True)
+    os.makedirs(folder, exist_ok=True)
     try:
         make_builder(builder, pins)
         subprocess.check_call(['unshare', '--mount', '--pid', '--fork', 'sh', '-ec',
