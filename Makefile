@@ -87,6 +87,7 @@ $(INTEROP)/%/.complete: tests/interop/%.txt | packages
 	$(@D)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -r $<
 	touch $@
 
+FOLSOM_BASES ?= 2012.2.4 2012.2
 export NOVA_SOURCE QUANTUM_SOURCE FOLSOM_PYTHON FOLSOM_BASES
 SOURCES := $(and $(NOVA_SOURCE),$(QUANTUM_SOURCE))
 define no_sources
