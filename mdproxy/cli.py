@@ -1,7 +1,7 @@
-"""The commands: proxy, agent, status, resolve, rules.
+"""The commands: proxy, agent, status, probe, resolve, rules.
 
 Exit status: 0 after a clean end, 1 when what was asked for could not be had, 2 for bad usage or
-configuration with one line on standard error that names what is wrong. `status` has its own.
+configuration with one line on standard error that names what is wrong. `status` and `probe` have their own.
 """
 from __future__ import print_function
 
@@ -23,7 +23,7 @@ def main(argv=None):
     parser = _parser()
     arguments = parser.parse_args(argv)
     if not getattr(arguments, 'run', None):
-        parser.error('a command is needed: proxy, agent, status, resolve or rules')
+        parser.error('a command is needed: proxy, agent, status, probe, resolve or rules')
     status = opener.attempt('mdproxy', arguments.run, arguments)
     if status and (getattr(arguments, 'wait', False) or getattr(arguments, 'discover', False)):
         time.sleep(opener.PAUSE)        # for a job that is started again at once
@@ -53,6 +53,8 @@ def _parser():
     _add_proxy(commands.add_parser('proxy', help='serve the guests of one router or network, or of all'))
     _add_agent(commands.add_parser('agent', help='find the instance, sign its id, ask nova'))
     _add_status(commands.add_parser('status', help='tell how proxies and agent of this host are'))
+    _add_probe(commands.add_parser(
+        'probe', help='ask as a guest of each router would, and tell which hop is broken'))
     _add_resolve(commands.add_parser(
         'resolve', help='tell which instance an address belongs to, or why none'))
     _add_rules(commands.add_parser('rules', help='apply, check or remove routers\' iptables rules'))
@@ -92,6 +94,16 @@ def _add_status(command):
     command.add_argument('--folder', metavar='DIR',
                          help='where the status sockets are; default: the option status_folder')
     command.set_defaults(run=_status)
+
+
+def _add_probe(command):
+    command.add_argument('--json', action='store_true', help='for programs')
+    _add_sources(command)
+    command.add_argument('--folder', metavar='DIR',
+                         help='where the status sockets are; default: the option status_folder')
+    command.add_argument('routers', nargs='*', type=_uuid, metavar='ROUTER',
+                         help='id of a router of this host; default: all')
+    command.set_defaults(run=_probe)
 
 
 def _add_resolve(command):
@@ -197,6 +209,16 @@ def _status(arguments):
     else:
         sys.stdout.write(overview.table(entries))
     return overview.exit_status(entries)
+
+
+def _probe(arguments):
+    from mdproxy import probe
+    entries = probe.collect(arguments.routers, arguments.folder or _sources(arguments).load().status_folder)
+    if arguments.json:
+        _print_json(entries)
+    else:
+        sys.stdout.write(str(probe.table(entries)))
+    return probe.exit_status(entries)
 
 
 def _resolve(arguments):

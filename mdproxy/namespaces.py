@@ -205,6 +205,13 @@ def _refused(error, netns, host, port):
                    hint))
 
 
+def enter_new():
+    """Go to a new network namespace, which has no name and goes with this process. Raises NamespaceError."""
+    import ctypes  # as in _enter
+    if ctypes.CDLL(None, use_errno=True).unshare(_CLONE_NEWNET):
+        raise NamespaceError('no new namespace: %s' % os.strerror(ctypes.get_errno()))
+
+
 def leave_for_host():
     """Go to the network namespace of process 1, from whichever this process was started in.
 

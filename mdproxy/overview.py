@@ -23,7 +23,7 @@ from .http1 import BODY, END, HEAD, ProtocolError, ResponseReader, format_reques
 PATIENCE = 2.0              # seconds for all answers together
 _LARGEST = 1 << 20          # bytes of an answer
 _AGAIN_AFTER = 0.02         # seconds until a socket whose backlog was full is tried again
-_SILENT = 'no answer within %g s' % PATIENCE
+_SILENT = 'no answer within %g s'
 _NAMED = 3                  # namespaces that cannot be served and are named in the table
 _CONTROLS = re.compile('[\x00-\x1f\x7f-\x9f]+')
 # What every /status has; `describe` may add to it.
@@ -79,6 +79,15 @@ def prometheus(folder):
     return own.prometheus() + _native(''.join(line + '\n' for line in lines))
 
 
+def page(path, target, patience):
+    """(text, error) of a page of the process that has the socket at this path; one of them is empty.
+    patience: seconds."""
+    question, asking = _Question(path, path), _Asking(1, patience)
+    question.ask(asking, target)
+    asking.wait()
+    return question.text, question.error
+
+
 def _ask_all(folder, target):
     """One finished _Question for every socket in the folder, sorted by name."""
     try:
@@ -92,7 +101,7 @@ def _ask_all(folder, target):
     questions = [_Question(name[:-len('.sock')], os.path.join(folder, name)) for name in names]
     if questions:
         eventloop.raise_file_limit(len(questions) + 64)
-        asking = _Asking(len(questions))
+        asking = _Asking(len(questions), PATIENCE)
         for question in questions:
             question.ask(asking, target)
         asking.wait()
@@ -118,9 +127,10 @@ def _is_of_a_removed_router(name):
 class _Asking(object):
     """The loop on which questions are under way. until: when all have to be answered."""
 
-    def __init__(self, count):
+    def __init__(self, count, patience):
         self.loop = eventloop.Loop()
-        self.until = self.loop.now + PATIENCE
+        self.until = self.loop.now + patience
+        self.silent = _SILENT % patience
         self._left = count
 
     def ended(self):
@@ -173,7 +183,7 @@ class _Question(object):
             sock.close()
             self.vanished = error.errno == errno.ENOENT
             self.running = error.errno != errno.ECONNREFUSED
-            self.end(_refusal(self._path, error))
+            self.end(asking.silent if error.errno == errno.EAGAIN else _refusal(self._path, error))
         else:
             _Conversation(asking, sock, self, target)
 
@@ -183,6 +193,7 @@ class _Conversation(eventloop.Stream):
 
     def __init__(self, asking, sock, question, target):
         self._question, self._pieces, self._size = question, [], 0
+        self._silent = asking.silent
         self._reader = ResponseReader()
         self._reader.expect(b'GET')
         super(_Conversation, self).__init__(asking.loop, sock)
@@ -198,7 +209,7 @@ class _Conversation(eventloop.Stream):
         self.close()
 
     def timed_out(self):
-        self._end(_SILENT)
+        self._end(self._silent)
 
     def connection_lost(self):
         self._end('no valid answer: closed before its end')
@@ -228,8 +239,6 @@ class _Conversation(eventloop.Stream):
 
 def _refusal(path, error):
     """Why a socket or folder cannot be asked, with what to do about it."""
-    if error.errno == errno.EAGAIN:
-        return _SILENT
     if error.errno == errno.ECONNREFUSED:
         return 'not running: %s is left over' % _text(path)
     if error.errno == errno.EACCES:

@@ -37,6 +37,7 @@ class Proxy(service.Service):
         if options.builtin_agent:
             from . import agent
             self._builtin = agent.AgentCore(self, options)
+            self.trace = self._builtin.trace
         else:
             self._agents = Agents(loop, self.requests, options)
             self.watch(lambda: self._agents.upstream)

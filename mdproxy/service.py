@@ -21,6 +21,7 @@ class Service(object):
 
     command = None
     fixed = ('user', 'status_folder', 'status_listen')
+    trace = None            # as AgentCore's, of a process that has the agent in it
 
     def __init__(self, loop, role, labels, options, several=False):
         self.loop, self.options, self.role = loop, options, role
@@ -60,7 +61,8 @@ class Service(object):
             except namespaces.NamespaceError as error:
                 _log.error('status_listen: nothing is told there: %s', error)
         if listeners:
-            self._status = status.Status(self.loop, self.registry, self.describe, self.options)
+            self._status = status.Status(self.loop, self.registry, self.describe, self.options,
+                                          self.trace)
             self._status.serve(listeners, removing=alone)
 
     def describe(self):

@@ -13,11 +13,12 @@ import os
 import sys
 import time
 
-from . import __version__, eventloop, server, unixsocket
+from . import __version__, eventloop, server, trust, unixsocket
 from .http1 import BODY, END, HEAD, ResponseHead
 
 METRICS_TYPE = b'text/plain; version=0.0.4; charset=utf-8'
 _READING = (b'GET', b'HEAD')
+_PATH = b'/path'
 _ALLOW = ((b'Allow', b'GET, HEAD'),)
 
 _log = logging.getLogger('mdproxy.status')
@@ -36,10 +37,12 @@ class _Limits(object):
 
 
 class Status(object):
-    """Answers for a process. describe(): a dict that is put into the JSON as it is."""
+    """Answers for a process. describe(): a dict that is put into the JSON as it is. trace(identity, told):
+    as AgentCore's, of a process that has the agent in it."""
 
-    def __init__(self, loop, registry, describe, options):
+    def __init__(self, loop, registry, describe, options, trace=None):
         self._loop, self._registry, self._describe = loop, registry, describe
+        self._trace = trace
         self._limits = _Limits(options)
         self._requests = server.RequestLog(loop, _log)
         self._began, self._started = eventloop.monotonic(), time.time()
@@ -69,25 +72,31 @@ class Status(object):
 
     def _handle(self, exchange):
         request = exchange.request
-        page = self._pages.get(request.target.partition(b'?')[0])
-        if page is None:
-            exchange.respond(404, 'there are /metrics and /status')
+        target, _, query = request.target.partition(b'?')
+        page = self._pages.get(target)
+        if page is None and not (target == _PATH and self._trace):
+            exchange.respond(404, 'there are /metrics and /status, and where the agent is /path')
         elif request.method not in _READING:
             exchange.respond(405, 'this is for reading', _ALLOW)
+        elif page is None:
+            self._tell_path(exchange, query)
         else:
-            kind, text = page()
-            body = text if isinstance(text, bytes) else text.encode('utf-8', 'replace')
-            exchange.relay([(HEAD, ResponseHead(200, b'OK', [
-                (b'Content-Type', kind), (b'Content-Length', b'%d' % len(body)),
-                (b'Cache-Control', b'no-store')])), (BODY, body), (END, None)])
+            _show(exchange, *page())
+
+    def _tell_path(self, exchange, query):
+        """What a question that goes all the way finds. Only this one waits for it."""
+        name, _, router = query.decode('ascii', 'replace').partition('=')
+        if name == 'router' and trust.is_uuid(router):
+            self._trace(trust.Identity('router', str(router)),
+                        lambda found: _show(exchange, *_json(found)))
+        else:
+            exchange.respond(400, 'expected /path?router=UUID')
 
     def _metrics(self):
         return METRICS_TYPE, self._registry.prometheus()
 
     def _status(self):
-        # Not before somebody asks: 0.15 MB, for which most routers' servers have no use.
-        import json
-        return b'application/json', json.dumps(self._snapshot(), sort_keys=True) + '\n'
+        return _json(self._snapshot())
 
     def _snapshot(self):
         """What the JSON says, a dict; seconds and counts."""
@@ -107,6 +116,20 @@ class Status(object):
     def _refused(self, _origin, peer, status, text):
         self._requests.failed('status, asked by %s' % (peer or 'a process of this host'), status,
                               text)
+
+
+def _show(exchange, kind, text):
+    """Answer with a page."""
+    body = text if isinstance(text, bytes) else text.encode('utf-8', 'replace')
+    exchange.relay([(HEAD, ResponseHead(200, b'OK', [
+        (b'Content-Type', kind), (b'Content-Length', b'%d' % len(body)),
+        (b'Cache-Control', b'no-store')])), (BODY, body), (END, None)])
+
+
+def _json(value):
+    # Not before somebody asks: 0.15 MB, for which most routers' servers have no use.
+    import json
+    return b'application/json', json.dumps(value, sort_keys=True) + '\n'
 
 
 def open_socket(folder, name, user, group=None):
