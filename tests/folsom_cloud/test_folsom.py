@@ -29,6 +29,14 @@ def test_the_proxies_are_run_by_whom_the_lifecycle_names(toolkit):
     assert toolkit.proxies() == dict((toolkit.known_pid(router), router) for router in routers)
 
 
+def test_the_probe_finds_every_hop_well(toolkit):
+    entries = json.loads(run('network1', 'mdproxy', 'probe', '--json'))
+    routers = [guest.project.router_id for guest in (toolkit.cloud.red, toolkit.cloud.blue)]
+    assert [(entry['router'], entry['outcome']) for entry in entries] == [
+        (router, 'well') for router in sorted(routers)]
+    assert all(sorted(entry['hops']) == ['agent', 'listener', 'lookup', 'nova', 'rule'] for entry in entries)
+
+
 def test_each_guest_gets_its_own_instance_id_hostname_user_data_and_uuid(toolkit):
     for guest in toolkit.cloud.guests:
         def ask(path, guest=guest):
