@@ -4,7 +4,8 @@ Rules kept:
 
 - Nobody who asks here may slow down those who are served: few connections, short waits, and no
   answer that takes longer than formatting some numbers.
-- Never on a guest's listener. The unix socket is for the serving user, its group and root.
+- Never on a guest's listener. The unix socket is for the serving user, its group and root; they alone
+  can have a lookup and a question to nova made (/path).
 - A process without a status serves all the same; `open_socket` says why there is none.
 """
 import errno
@@ -74,7 +75,7 @@ class Status(object):
         request = exchange.request
         target, _, query = request.target.partition(b'?')
         page = self._pages.get(target)
-        if page is None and not (target == _PATH and self._trace):
+        if page is None and not (target == _PATH and self._trace and not exchange.peer):
             exchange.respond(404, 'there are /metrics and /status, and where the agent is /path')
         elif request.method not in _READING:
             exchange.respond(405, 'this is for reading', _ALLOW)

@@ -49,9 +49,13 @@ class Site(object):
         self.status = running.call(self._begin, Options(**options))
 
     def _begin(self, options):
-        found = status.Status(self.running.loop, self.registry, lambda: self.told, options)
+        found = status.Status(self.running.loop, self.registry, lambda: self.told, options, self._trace)
         found.serve([self.listener, self.management])
         return found
+
+    def _trace(self, identity, told):
+        """Knows it a moment later."""
+        self.running.loop.call_later(0.01, told, {'asked': [identity.kind, identity.id]})
 
     @property
     def connections(self):
@@ -122,6 +126,14 @@ def test_the_management_address_tells_the_same(site):
     assert get(site.port, b'/metrics')[2] == get(site.path, b'/metrics')[2]
 
 
+def test_the_path_is_gone_for_those_on_the_unix_socket_alone(site):
+    target = b'/path?router=' + ROUTER.encode()
+    code, head, body = get(site.path, target)
+    assert code == 200 and b'application/json' in head
+    assert json.loads(body.decode()) == {'asked': ['router', ROUTER]}
+    assert get(site.port, target)[0] == 404
+
+
 @pytest.mark.parametrize('target', [b'/metrics', b'/status'])
 def test_head_is_the_same_without_the_body(site, target):
     code, head, body = get(site.path, target, method=b'HEAD')
@@ -131,7 +143,9 @@ def test_head_is_the_same_without_the_body(site, target):
 
 @pytest.mark.parametrize('method, target, code', [
     (b'GET', b'/latest/meta-data', 404), (b'GET', b'/metrics/', 404),
-    (b'POST', b'/metrics', 405), (b'PUT', b'/', 405), (b'POST', b'/other', 404)])
+    (b'POST', b'/metrics', 405), (b'PUT', b'/', 405), (b'POST', b'/other', 404),
+    (b'POST', b'/path', 405), (b'GET', b'/path', 400), (b'GET', b'/path?router=x', 400),
+    (b'GET', b'/path?network=11111111-2222-3333-4444-555555555555', 400)])
 def test_nothing_else_is_here(site, method, target, code):
     found, head, _ = get(site.path, target, method=method, fields=b'Content-Length: 0\r\n')
     assert found == code
