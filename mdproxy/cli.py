@@ -97,7 +97,9 @@ def _add_status(command):
 
 
 def _add_probe(command):
-    command.add_argument('--json', action='store_true', help='for programs')
+    form = command.add_mutually_exclusive_group()
+    form.add_argument('--json', action='store_true', help='for programs')
+    form.add_argument('--prometheus', action='store_true', help='as metrics')
     _add_sources(command)
     command.add_argument('--folder', metavar='DIR',
                          help='where the status sockets are; default: the option status_folder')
@@ -217,7 +219,7 @@ def _probe(arguments):
     if arguments.json:
         _print_json(entries)
     else:
-        sys.stdout.write(str(probe.table(entries)))
+        sys.stdout.write(str(probe.prometheus(entries) if arguments.prometheus else probe.table(entries)))
     return probe.exit_status(entries)
 
 

@@ -17,8 +17,9 @@ import os
 import re
 import socket
 import subprocess
+import time
 
-from . import discovery, eventloop, namespaces, overview, trace
+from . import discovery, eventloop, metrics, namespaces, overview, trace
 from .http1 import BODY, END, HEAD, ProtocolError, ResponseReader, format_request
 
 WELL, IDLE, DEGRADED, DOWN = 'well', 'idle', 'degraded', 'down'
@@ -77,6 +78,26 @@ def table(entries):
     return ''.join('  '.join(cell.ljust(width) if number in (0, len(row) - 1) else cell.rjust(width)
                              for number, (cell, width) in enumerate(zip(row, widths))).rstrip() + '\n'
                    for row in rows)
+
+
+def prometheus(entries):
+    """The entries as an exposition, native str."""
+    served = [entry for entry in entries if entry['outcome'] != IDLE]
+
+    def those(outcome):
+        return lambda: dict((entry['router'], int(entry['outcome'] == outcome)) for entry in served)
+
+    def seconds():
+        return dict(((entry['router'], hop), milliseconds / 1000.0) for entry in served
+                    for hop, milliseconds in entry['hops'].items() if milliseconds is not None)
+    told = metrics.Registry({})
+    told.read('gauge', 'mdproxy_probe_down', 'Whether guests of the router are not served.', those(DOWN),
+              'router')
+    told.read('gauge', 'mdproxy_probe_degraded', 'Whether something is broken that others stand in for.',
+              those(DEGRADED), 'router')
+    told.read('gauge', 'mdproxy_probe_seconds', 'Time of each hop that is well.', seconds, ('router', 'hop'))
+    told.read('gauge', 'mdproxy_probe_time_seconds', 'When this was found out, Unix time.', time.time)
+    return told.prometheus()
 
 
 def _shown(entry, hop):

@@ -1,8 +1,10 @@
 """What `mdproxy probe` makes of what it found. In real namespaces: tests/integration."""
 import json
 import os
+import time
 
 import pytest
+from exposition import values
 from loopback import Answering, open_folder
 
 from mdproxy import probe
@@ -91,6 +93,16 @@ def test_the_table_is_for_persons():
     assert lines[1].split()[1:3] == ['ok', '0.1'] and lines[1].endswith('broken  down: nova: refused')
     assert lines[2].endswith('idle: no internal interface')
     assert lines[3].endswith('12.3 ms  50.0 ms  4.0 ms  well')
+
+
+def test_metrics_are_for_routers_that_have_guests():
+    found = values(probe.prometheus([
+        dict(entry('degraded', rule=None, nova=4.0), router=A), dict(entry('down', 'rule'), router=B),
+        dict(entry('idle'), router=C)]))
+    assert found['mdproxy_probe_down'] == {(('router', A),): 0, (('router', B),): 1}
+    assert found['mdproxy_probe_degraded'] == {(('router', A),): 1, (('router', B),): 0}
+    assert found['mdproxy_probe_seconds'] == {(('hop', 'nova'), ('router', A)): 0.004}
+    assert abs(found['mdproxy_probe_time_seconds'][()] - time.time()) < 60
 
 
 def test_a_router_that_is_not_on_this_host_is_down(tmpdir):
