@@ -31,7 +31,7 @@ _METADATA = '169.254.169.254'
 _GATEWAY = '192.0.0.7'              # the router's address for the probe, beside trace.PROBE
 _RULE = re.compile(r'^-A .*-d 169\.254\.169\.254/32 .*--dport 80 .*-j REDIRECT --to-ports (\d+)',
                    re.MULTILINE)
-_WHY = {403: 'agent', 502: 'agent', 503: 'lookup', 504: 'agent'}       # the hop that a status tells of
+_WHY = {403: 'agent', 502: 'agent', 504: 'agent'}      # the hop that a status tells of
 _WORST = (WELL, IDLE, DEGRADED, DOWN)
 
 
@@ -155,6 +155,8 @@ def _judge(entry, answer, netns):
     if 'status' not in answer:
         raise _NotThere('listener', answer['error'])
     status, said = answer['status'], '%d %s' % (answer['status'], answer['text'])
+    if status == 503 and 'port API' in said:
+        raise _NotThere('lookup', said)
     if status not in (200, 404):
         raise _NotThere(_WHY.get(status, 'listener'), said.strip())
     entry['hops']['agent'] = answer['answered']
@@ -164,7 +166,8 @@ def _look_behind(entry, router, folder):
     """What the process that has the agent in it finds. Raises _NotThere."""
     found, error = _traced(router, folder)
     if error:
-        raise _NotThere('agent', error)
+        # Not the agent: it has just answered. Nor the port API, which it has asked for that.
+        raise _NotThere('nova', error)
     if not found:
         entry['detail'] = 'the agent is on another host, which knows of lookup and nova'
         return

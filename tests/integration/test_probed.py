@@ -145,6 +145,15 @@ def test_a_nova_that_is_gone_is_named(node):
     assert hop == 'nova' and 'Connection refused' in detail
 
 
+def test_a_nova_that_hangs_is_named(node):
+    nova = node.cloud.processes[2]
+    os.kill(nova.pid, signal.SIGSTOP)
+    try:
+        assert node.broken(node.red) == ('nova', 'no answer within 5 s')
+    finally:
+        os.kill(nova.pid, signal.SIGCONT)
+
+
 def test_one_nova_of_two_that_is_gone_is_degraded(node):
     node.cloud.agent.stop()
     node.start_agent('--set=nova_endpoints=127.0.0.1:1, 127.0.0.1:%d' % node.cloud.nova_port)

@@ -37,7 +37,8 @@ def judged(monkeypatch, answer, port=9697, listening=True):
     (dict(ANSWER, status=200), '', ['agent', 'listener', 'rule']),
     (dict(ANSWER, status=403), 'agent', ['listener', 'rule']),
     (dict(ANSWER, status=502), 'agent', ['listener', 'rule']),
-    (dict(ANSWER, status=503), 'lookup', ['listener', 'rule']),
+    (dict(ANSWER, status=503, text='the port API does not answer'), 'lookup', ['listener', 'rule']),
+    (dict(ANSWER, status=503, text='too busy'), 'listener', ['listener', 'rule']),
     (dict(ANSWER, status=500), 'listener', ['listener', 'rule']),
     ({'connected': 0.2, 'error': 'timed out'}, 'listener', ['listener', 'rule'])])
 def test_the_answer_tells_which_hop_is_broken(monkeypatch, answer, hop, well):
