@@ -53,7 +53,7 @@ def _change(netns, verb, wanted, more=()):
         with namespaces.inside(netns):
             internal = [name for name, has in _interfaces() if wanted(has)]
             for name in internal:
-                _ip(netns, ('-6', 'address', verb, ADDRESS + '/64', 'dev', name) + more)
+                _ip(netns, '-6', 'address', verb, ADDRESS + '/64', 'dev', name, *more)
     except namespaces.NamespaceError as error:
         raise rules.RulesError(str(error))
     return bool(internal)
@@ -71,12 +71,8 @@ def _interfaces():
     return [(name, name in having) for name in names]
 
 
-def _ip(netns, words):
+def _ip(netns, *words):
     try:
-        process = subprocess.Popen(('ip',) + words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-                                   close_fds=True)
-    except OSError as error:
-        raise rules.RulesError('ip cannot be run: %s' % error.strerror)
-    said = process.communicate()[0].decode('utf-8', 'replace').strip()
-    if process.returncode:
-        raise rules.RulesError('namespace %s: ip %s: %s' % (netns, ' '.join(words), said))
+        namespaces.run_ip(*words)
+    except namespaces.NamespaceError as error:
+        raise rules.RulesError('namespace %s: %s' % (netns, error))

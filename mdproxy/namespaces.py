@@ -104,6 +104,19 @@ def internal_interfaces():
     return [name for name in names if name.startswith(_INTERNAL)]
 
 
+def run_ip(*words):
+    """Run `ip` in the namespace that this is in. Raises NamespaceError with what it said."""
+    import subprocess  # here, as ctypes in _enter
+    try:
+        process = subprocess.Popen(('ip',) + words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                                   close_fds=True)
+    except OSError as error:
+        raise NamespaceError('ip cannot be run: %s' % error.strerror)
+    said = process.communicate()[0].decode('utf-8', 'replace').strip()
+    if process.returncode:
+        raise NamespaceError('ip %s: %s' % (' '.join(words), said))
+
+
 def _return_to(home):
     """Whoever cannot go home must not go on: it would be in a tenant's network."""
     try:

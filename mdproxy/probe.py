@@ -261,14 +261,14 @@ class _Guest(object):
 
     def _move_in(self, interface):
         namespaces.enter_new()
-        _ip('link', 'add', 'eth0', 'type', 'veth', 'peer', 'name', interface)
-        _ip('link', 'set', interface, 'netns', self._netns)
+        namespaces.run_ip('link', 'add', 'eth0', 'type', 'veth', 'peer', 'name', interface)
+        namespaces.run_ip('link', 'set', interface, 'netns', self._netns)
         with namespaces.inside(self._netns):
-            _ip('address', 'add', _GATEWAY, 'peer', trace.PROBE, 'dev', interface)
-            _ip('link', 'set', interface, 'up')
-        _ip('address', 'add', trace.PROBE, 'peer', _GATEWAY, 'dev', 'eth0')
-        _ip('link', 'set', 'eth0', 'up')
-        _ip('route', 'add', _METADATA, 'via', _GATEWAY)
+            namespaces.run_ip('address', 'add', _GATEWAY, 'peer', trace.PROBE, 'dev', interface)
+            namespaces.run_ip('link', 'set', interface, 'up')
+        namespaces.run_ip('address', 'add', trace.PROBE, 'peer', _GATEWAY, 'dev', 'eth0')
+        namespaces.run_ip('link', 'set', 'eth0', 'up')
+        namespaces.run_ip('route', 'add', _METADATA, 'via', _GATEWAY)
 
     def _ask(self, found):
         sock, began = _connection()
@@ -313,14 +313,3 @@ def _response(sock):
 
 def _since(began):
     return round((eventloop.monotonic() - began) * 1000, 1)
-
-
-def _ip(*words):
-    try:
-        process = subprocess.Popen(('ip',) + words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-                                   close_fds=True)
-    except OSError as error:
-        raise namespaces.NamespaceError('ip cannot be run: %s' % error.strerror)
-    said = process.communicate()[0].decode('utf-8', 'replace').strip()
-    if process.returncode:
-        raise namespaces.NamespaceError('no guest can be made: ip %s: %s' % (' '.join(words), said))
