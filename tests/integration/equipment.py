@@ -331,8 +331,8 @@ class Router(object):
         ip('-n', self.outside, 'route', 'add', 'default', 'via', self.external_ip)
 
     def _link(self, interface, address, other, other_address):
-        if 'eth0' in ip('-n', other, 'link'):       # to a namespace that is not quite gone
-            ip('-n', other, 'link', 'delete', 'eth0')
+        # To a namespace that is not quite gone, and may be at any moment.
+        subprocess.call(('ip', '-n', other, 'link', 'delete', 'eth0'), stderr=subprocess.PIPE)
         ip('-n', self.netns, 'link', 'add', interface, 'type', 'veth', 'peer', 'name', 'eth0',
            'netns', other)
         for netns, name, ours in ((self.netns, interface, address), (other, 'eth0', other_address)):
