@@ -15,6 +15,7 @@ import errno
 import json
 import os
 import re
+import signal
 import socket
 import subprocess
 import time
@@ -27,6 +28,7 @@ HOPS = ('rule', 'listener', 'agent', 'lookup', 'nova')
 PATIENCE = 5.0                      # seconds for an answer; the least patient guest has no more
 _TOGETHER = 8                       # routers that are probed at a time
 _ATTEMPTS = (0.3, 1.0, PATIENCE)    # seconds for a connection; the first may be lost while links come up
+_LONGEST = 15                       # seconds for one router
 _METADATA = '169.254.169.254'
 _GATEWAY = '192.0.0.7'              # the router's address for the probe, beside trace.PROBE
 _RULE = re.compile(r'^-A .*-d 169\.254\.169\.254/32 .*--dport 80 .*-j REDIRECT --to-ports (\d+)',
@@ -150,16 +152,20 @@ def _judge(entry, answer, netns):
             raise _NotThere('rule', 'nothing leads guests to a proxy')
         if not _is_listening(netns, port):
             raise _NotThere('listener', 'nobody listens on port %d' % port)
-        raise _NotThere('rule', 'port %d does not take what is led there: %s' % (port, answer['error']))
+        raise _NotThere('rule', 'port %d does not take what is led there: %s' % (port, _error(answer)))
     entry['hops'].update(rule=None, listener=answer['connected'])
     if 'status' not in answer:
-        raise _NotThere('listener', answer['error'])
+        raise _NotThere('listener', _error(answer))
     status, said = answer['status'], '%d %s' % (answer['status'], answer['text'])
     if status == 503 and 'port API' in said:
         raise _NotThere('lookup', said)
     if status not in (200, 404):
         raise _NotThere(_WHY.get(status, 'listener'), said.strip())
     entry['hops']['agent'] = answer['answered']
+
+
+def _error(answer):
+    return answer.get('error', 'the probe came to nothing')
 
 
 def _look_behind(entry, router, folder):
@@ -247,6 +253,7 @@ class _Guest(object):
     def _run(self, writing):
         """In the child, which does not come back from here."""
         found = {}
+        signal.alarm(_LONGEST)      # whatever happens
         try:
             self._move_in('%s%d' % (self.PREFIX, os.getpid() % 1000000))
             self._ask(found)
@@ -309,6 +316,8 @@ def _response(sock):
                 body += value
             elif kind is END:
                 return status, body.decode('utf-8', 'replace').split('\n')[0][:100]
+        if not data:
+            raise socket.error(errno.ECONNRESET, 'closed without an answer')
 
 
 def _since(began):
