@@ -90,9 +90,7 @@ def _add_status(command):
     form = command.add_mutually_exclusive_group()
     form.add_argument('--json', action='store_true', help='for programs')
     form.add_argument('--prometheus', action='store_true', help='all metrics of this host')
-    _add_sources(command)
-    command.add_argument('--folder', metavar='DIR',
-                         help='where the status sockets are; default: the option status_folder')
+    _add_folder(command)
     command.set_defaults(run=_status)
 
 
@@ -100,9 +98,7 @@ def _add_probe(command):
     form = command.add_mutually_exclusive_group()
     form.add_argument('--json', action='store_true', help='for programs')
     form.add_argument('--prometheus', action='store_true', help='as metrics')
-    _add_sources(command)
-    command.add_argument('--folder', metavar='DIR',
-                         help='where the status sockets are; default: the option status_folder')
+    _add_folder(command)
     command.add_argument('routers', nargs='*', type=_uuid, metavar='ROUTER',
                          help='id of a router of this host; default: all')
     command.set_defaults(run=_probe)
@@ -131,6 +127,13 @@ def _add_identity(command):
     identity.add_argument('--router-id', type=_uuid, metavar='ID')
     identity.add_argument('--network-id', type=_uuid, metavar='ID')
     return identity
+
+
+def _add_folder(command):
+    """Where the processes of this host tell of themselves; `_folder` gives it."""
+    _add_sources(command)
+    command.add_argument('--folder', metavar='DIR',
+                         help='where the status sockets are; default: the option status_folder')
 
 
 def _add_sources(command):
@@ -175,6 +178,10 @@ def _sources(arguments):
     return config.Sources((), tuple(arguments.config_file), tuple(arguments.set))
 
 
+def _folder(arguments):
+    return arguments.folder or _sources(arguments).load().status_folder
+
+
 def _proxy(arguments):
     if arguments.discover:
         return _master(arguments)
@@ -201,7 +208,7 @@ def _agent(arguments):
 
 def _status(arguments):
     from mdproxy import overview
-    folder = arguments.folder or _sources(arguments).load().status_folder
+    folder = _folder(arguments)
     if arguments.prometheus:
         sys.stdout.write(overview.prometheus(folder))
         return 0
@@ -215,7 +222,7 @@ def _status(arguments):
 
 def _probe(arguments):
     from mdproxy import probe
-    entries = probe.collect(arguments.routers, arguments.folder or _sources(arguments).load().status_folder)
+    entries = probe.collect(arguments.routers, _folder(arguments))
     if arguments.json:
         _print_json(entries)
     else:
