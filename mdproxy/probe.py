@@ -146,8 +146,8 @@ def _has_guests(netns):
 
 def _judge(entry, answer, netns):
     """The hops as far as the guest's own answer tells of them. Raises _NotThere."""
-    port = _redirected(netns)
     if 'connected' not in answer:
+        port = _redirected(netns)
         if port is None:
             raise _NotThere('rule', 'nothing leads guests to a proxy')
         if not _is_listening(netns, port):
@@ -279,13 +279,13 @@ class _Guest(object):
 
     def _ask(self, found):
         sock, began = _connection()
-        found['connected'] = _since(began)
+        found['connected'] = trace.milliseconds(began)
         began = eventloop.monotonic()
         sock.settimeout(PATIENCE)
         sock.sendall(format_request(b'GET', b'/', [(b'Host', _METADATA.encode('ascii')),
                                                    (b'Connection', b'close')], b''))
         status, text = _response(sock)
-        found.update(answered=_since(began), status=status, text=text)
+        found.update(answered=trace.milliseconds(began), status=status, text=text)
 
 
 def _connection():
@@ -318,7 +318,3 @@ def _response(sock):
                 return status, body.decode('utf-8', 'replace').split('\n')[0][:100]
         if not data:
             raise socket.error(errno.ECONNRESET, 'closed without an answer')
-
-
-def _since(began):
-    return round((eventloop.monotonic() - began) * 1000, 1)

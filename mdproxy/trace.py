@@ -55,4 +55,9 @@ class Trace(object):
         self._told(self._found)
 
     def _timed(self, **found):
-        return dict(found, milliseconds=round((eventloop.monotonic() - self._began) * 1000, 1))
+        return dict(found, milliseconds=milliseconds(self._began))
+
+
+def milliseconds(began):
+    """Since a time of eventloop.monotonic; to the microsecond, as a connection within a host takes 0.1."""
+    return round((eventloop.monotonic() - began) * 1000, 3)
