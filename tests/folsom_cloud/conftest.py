@@ -4,7 +4,8 @@ import sys
 
 import pytest
 
-sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+HERE = os.path.dirname(os.path.abspath(__file__))
+sys.path[:0] = [HERE, os.path.join(os.path.dirname(HERE), 'integration')]
 
 from folsom_cloud import SOURCES, Cloud, wait_until  # noqa: E402
 from toolkit import Toolkit  # noqa: E402

@@ -4,16 +4,17 @@ NOVA_SOURCE and QUANTUM_SOURCE are clones of nova and neutron, or the URLs of th
 """
 import base64
 import contextlib
+import functools
 import json
 import os
 import re
 import shlex
 import subprocess
 import sys
-import time
 import uuid
 from collections import namedtuple
 
+import equipment
 import requests
 
 HERE = os.path.dirname(os.path.abspath(__file__))
@@ -29,6 +30,7 @@ Project = namedtuple('Project', 'name tenant_id network_id subnet_id router_id')
 Guest = namedtuple('Guest', 'name project fixed_ip port_id uuid ec2_id user_data')
 Answer = namedtuple('Answer', 'status body')
 NO_ANSWER = Answer(0, b'')
+wait_until = functools.partial(equipment.wait_until, deadline=PATIENCE)
 # Contents, owners and modes of trees, programs and configuration.
 _SNAPSHOT = r"""
 cd /usr/lib/python2.7/dist-packages
@@ -55,14 +57,6 @@ def run(host, *words, given=None):
         input=given, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert done.returncode == 0, (words, done.stdout, done.stderr)
     return done.stdout
-
-
-def wait_until(condition, what, seconds=PATIENCE):
-    """Return when it is so; AssertionError when that takes too long."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, '%s: not within %d s' % (what, seconds)
-        time.sleep(0.2)
 
 
 class Cloud:
