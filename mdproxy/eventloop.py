@@ -53,6 +53,8 @@ def _clock_ticks():
 
 # Seconds of a clock that nobody sets. 2.7 has none by name, but times(2) counts the kernel's ticks.
 monotonic = getattr(time, 'monotonic', _clock_ticks)
+# For durations: the other has whole ticks on 2.7. There somebody may set this one meanwhile.
+stopwatch = getattr(time, 'perf_counter', time.time)
 
 
 def raise_file_limit(wanted):

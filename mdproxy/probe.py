@@ -280,7 +280,7 @@ class _Guest(object):
     def _ask(self, found):
         sock, began = _connection()
         found['connected'] = trace.milliseconds(began)
-        began = eventloop.monotonic()
+        began = eventloop.stopwatch()
         sock.settimeout(PATIENCE)
         sock.sendall(format_request(b'GET', b'/', [(b'Host', _METADATA.encode('ascii')),
                                                    (b'Connection', b'close')], b''))
@@ -293,7 +293,7 @@ def _connection():
     for number, seconds in enumerate(_ATTEMPTS, 1):
         sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
         sock.settimeout(seconds)
-        began = eventloop.monotonic()
+        began = eventloop.stopwatch()
         try:
             sock.connect((str(_METADATA), 80))
             return sock, began

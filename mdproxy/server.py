@@ -23,7 +23,6 @@ import heapq
 import logging
 import socket
 import struct
-import time
 
 from . import eventloop, limits
 from .http1 import (
@@ -48,8 +47,7 @@ _ALLOW = ((b'Allow', b'GET, HEAD, POST, PUT'),)
 _OTHER_FILES = 64       # open besides connections and those to the next hop
 RETRY_AFTER = ((b'Retry-After', b'2'),)
 _SOON = ((b'Retry-After', b'1'),)
-# For durations: the loop's clock has whole ticks on 2.7. There somebody may set this one meanwhile.
-_clock = getattr(time, 'perf_counter', time.time)
+_clock = eventloop.stopwatch
 
 _log = logging.getLogger('mdproxy.server')
 

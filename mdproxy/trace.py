@@ -30,11 +30,11 @@ class Trace(object):
         self._nova, self._told = nova, told
         self._payload = format_request(b'GET', b'/', [(b'Host', host.encode('ascii'))], b'')
         self._found = {}
-        self._began, self._status = eventloop.monotonic(), 0
+        self._began, self._status = eventloop.stopwatch(), 0
 
     def looked_up(self, outcome):
         self._found['lookup'] = self._timed(outcome=outcome.reason, detail=outcome.detail)
-        self._began = eventloop.monotonic()
+        self._began = eventloop.stopwatch()
         self._nova.forward(self, self._payload, self._failed)
 
     def relay(self, events):
@@ -59,5 +59,5 @@ class Trace(object):
 
 
 def milliseconds(began):
-    """Since a time of eventloop.monotonic; to the microsecond, as a connection within a host takes 0.1."""
-    return round((eventloop.monotonic() - began) * 1000, 3)
+    """Since a time of eventloop.stopwatch; to the microsecond, as a connection within a host takes 0.1."""
+    return round(max(eventloop.stopwatch() - began, 0.0) * 1000, 3)
