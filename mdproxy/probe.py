@@ -148,6 +148,8 @@ def _judge(entry, answer, netns):
     """The hops as far as the guest's own answer tells of them. Raises _NotThere."""
     if 'connected' not in answer:
         port = _redirected(netns)
+        if port is None and not _is_listening(netns):
+            raise _NotThere('listener', 'neither rule nor listener; does what serves the router run?')
         if port is None:
             raise _NotThere('rule', 'nothing leads guests to a proxy')
         if not _is_listening(netns, port):
@@ -215,11 +217,12 @@ def _redirected(netns):
     return int(found.group(1)) if found else None
 
 
-def _is_listening(netns, port):
+def _is_listening(netns, port=None):
+    """Whether anybody does on that port, or on any."""
     with namespaces.inside(netns):
         with open('/proc/self/net/tcp') as sockets:
             rows = [line.split() for line in sockets]
-    return any(row[3] == '0A' and row[1].endswith(':%04X' % port) for row in rows)
+    return any(row[3] == '0A' and (port is None or row[1].endswith(':%04X' % port)) for row in rows)
 
 
 class _Guest(object):

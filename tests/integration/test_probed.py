@@ -120,6 +120,13 @@ def test_a_rule_that_is_missing_is_named(node):
     assert node.broken(node.red) == ('rule', 'nothing leads guests to a proxy')
 
 
+def test_a_job_that_is_stopped_takes_the_rules_along_and_is_named_itself(node):
+    assert node.proxies[node.red].stop() == 0
+    ip('netns', 'exec', node.red.netns, 'iptables', '-t', 'nat', '-F', 'mdproxy-PREROUTING')
+    hop, detail = node.broken(node.red)
+    assert hop == 'listener' and 'neither rule nor listener' in detail
+
+
 def test_a_packet_filter_in_the_way_is_named(node):
     ip('netns', 'exec', node.red.netns, 'iptables', '-I', 'INPUT', '-p', 'tcp', '--dport', '9697',
        '-j', 'REJECT', '--reject-with', 'tcp-reset')

@@ -22,7 +22,7 @@ def entry(outcome, hop='', detail='', **hops):
 def judged(monkeypatch, answer, port=9697, listening=True):
     """(hop, hops that are well) after a guest's answer."""
     monkeypatch.setattr(probe, '_redirected', lambda netns: port)
-    monkeypatch.setattr(probe, '_is_listening', lambda netns, port: listening)
+    monkeypatch.setattr(probe, '_is_listening', lambda netns, port=None: listening)
     found = entry('well')
     try:
         probe._judge(found, answer, 'qrouter-' + A)
@@ -46,7 +46,7 @@ def test_the_answer_tells_which_hop_is_broken(monkeypatch, answer, hop, well):
 
 
 @pytest.mark.parametrize('port, listening, hop', [
-    (None, False, 'rule'), (None, True, 'rule'), (9697, False, 'listener'), (9697, True, 'rule')])
+    (None, False, 'listener'), (None, True, 'rule'), (9697, False, 'listener'), (9697, True, 'rule')])
 def test_without_a_connection_rule_and_listener_are_looked_for(monkeypatch, port, listening, hop):
     assert judged(monkeypatch, {'error': 'Connection refused'}, port, listening) == (hop, [])
 
