@@ -44,7 +44,7 @@ run-lab: packages $(VENV)/.complete
 	@rm -f build/report/verify.txt
 	ansible-playbook playbooks/lab.yml
 	ansible-playbook site.yml
-	@echo && cat build/report/verify.txt
+	@echo && cat build/report/verify.txt && echo "As a page: build/report/index.html"
 
 run-test: run-lint run-unit run-integration run-molecule
 
@@ -66,6 +66,7 @@ unit-2.7 unit-3.9: unit-%: image build/tests-py%/.complete
 	  --env PYTHONPATH=/src/build/tests-py$*:/src --env PYTHONDONTWRITEBYTECODE=1 \
 	  $$(cat $(LAB)/image) python$* -m pytest -p no:cacheprovider tests/unit
 
+run-integration: PACKAGES += chromium
 run-integration: packages $(VENV)/.complete
 	$(SUDO) $(CURDIR)/$(BIN)/python -m pytest tests/integration
 
