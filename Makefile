@@ -71,9 +71,20 @@ run-integration: packages $(VENV)/.complete
 	$(SUDO) $(CURDIR)/$(BIN)/python -m pytest tests/integration
 
 # Of a run that was cut short molecule would believe that the lab is there.
-run-molecule: packages $(VENV)/.complete
+run-molecule: packages $(VENV)/.complete build/newest/.complete
 	molecule reset --scenario-name default
 	molecule test --all
+
+# A controller with the newest ansible-core, which asks for a newer Python than Debian 12 has.
+build/newest/.complete: molecule/newest/requirements.txt image | packages
+	@echo 'Making a container with the newest ansible-core, which takes half a minute'
+	rm -rf $(@D) && mkdir -p $(@D)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --only-binary=:all: --no-deps --no-compile --ignore-requires-python \
+	  --python-version 3.13 --implementation cp --target $(@D)/site -r $<
+	$(SUDO) mmdebstrap --quiet --variant=minbase --include=python3,openssh-client trixie $(@D)/root.tar
+	echo localhost/mdproxy-newest:$$(sha256sum $< | head -c 12) >$(@D)/image
+	$(PODMAN) import --change 'LABEL mdproxy.image=lab' $(@D)/root.tar $$(cat $(@D)/image)
+	rm $(@D)/root.tar && touch $@
 
 # Their own virtualenvs, as the two do not agree on the versions of what they need.
 INTEROP := $(CURDIR)/build/interop
