@@ -78,9 +78,16 @@ class AgentCore(object):
     def trace(self, identity, told):
         """Find out how the way to nova is for those behind a trust.Identity; told(dict) as of trace.Trace,
         with `endpoints` as `describe` has them."""
+        signed = self._loop.now >= self._believed_until
+
         def done(found):
+            if signed and found['nova']['status'] == 404:
+                self._believed_until = self._loop.now + trace.BELIEVED
             told(dict(found, endpoints=self._nova.health()))
-        asked = trace.Trace(self._nova, self._host, done)
+        headers = [(b'Host', self._host.encode('ascii'))]
+        if signed:
+            headers = self._headers((trace.INSTANCE, trace.NOBODY), trace.Trace.request)
+        asked = trace.Trace(self._nova, headers, signed, done)
         self._lookup.find(identity, trace.NOBODY, None, asked.looked_up)
 
     def _ask_with(self, options):
@@ -91,6 +98,7 @@ class AgentCore(object):
             self._nova.close()
         self._nova = nova
         self._secret = options.metadata_proxy_shared_secret
+        self._believed_until = 0.0      # by nova, for all that trace knows
         self._host = _host_field(endpoints[0])
         self._heads = upstream.HeadCache(self._headers)
 

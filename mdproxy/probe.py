@@ -34,6 +34,7 @@ _GATEWAY = '192.0.0.7'              # the router's address for the probe, beside
 _RULE = re.compile(r'^-A .*-d 169\.254\.169\.254/32 .*--dport 80 .*-j REDIRECT --to-ports (\d+)',
                    re.MULTILINE)
 _WHY = {403: 'agent', 502: 'agent', 504: 'agent'}      # the hop that a status tells of
+_REFUSALS = {403: '%d, it does not believe the agent: its shared secret is another one'}
 _WORST = (WELL, IDLE, DEGRADED, DOWN)
 
 
@@ -183,8 +184,9 @@ def _look_behind(entry, router, folder):
     if lookup['outcome'] == 'error':
         raise _NotThere('lookup', lookup['detail'])
     entry['hops']['lookup'] = lookup['milliseconds']
-    if not nova['status']:
-        raise _NotThere('nova', nova['detail'])
+    if nova['status'] not in (200, 404):
+        refusal = _REFUSALS.get(nova['status'], 'it answers %d') % nova['status']
+        raise _NotThere('nova', nova['detail'] or refusal)
     entry['hops']['nova'] = nova['milliseconds']
     ill = ['%s: %s' % (one['name'], one['last_error']) for one in found['endpoints'] if not one['up']]
     if ill:

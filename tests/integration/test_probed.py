@@ -134,6 +134,26 @@ def test_a_packet_filter_in_the_way_is_named(node):
     assert hop == 'rule' and 'port 9697 does not take what is led there' in detail
 
 
+def test_a_shared_secret_that_differs_is_named(node):
+    node.cloud.agent.stop()
+    ini = os.path.join(node.cloud.folder, 'agent.ini')
+    with open(ini) as found:
+        text = found.read()
+    with open(ini, 'w') as out:
+        out.write(text.replace(equipment.SECRET, 'another secret'))
+    node.start_agent()
+    hop, detail = node.broken(node.red)
+    assert hop == 'nova' and detail.startswith('403') and 'its shared secret is another one' in detail
+    assert node.broken(node.blue) == (hop, detail)
+
+
+def test_a_nova_that_believes_the_agent_has_no_more_than_one_line_of_it_in_its_log(node):
+    for router in node.routers + node.routers:
+        assert node.found(router)[1]['outcome'] == 'well'
+    asked = [record['target'] for record in node.cloud.records('nova')]
+    assert asked == ['/latest', '/', '/', '/']
+
+
 def test_an_agent_that_is_gone_is_named(node):
     node.cloud.agent.stop()
     hop, detail = node.broken(node.red)

@@ -72,6 +72,8 @@ def looked_behind(found):
     ({}, 'well', ''),
     ({'lookup': {'outcome': 'error', 'detail': 'no answer', 'milliseconds': 1.0}}, 'down', 'lookup'),
     ({'nova': {'status': 0, 'detail': 'Connection refused', 'milliseconds': 1.0}}, 'down', 'nova'),
+    ({'nova': {'status': 403, 'detail': '', 'milliseconds': 1.0}}, 'down', 'nova'),
+    ({'nova': {'status': 500, 'detail': '', 'milliseconds': 1.0}}, 'down', 'nova'),
     ({'nova': {'status': 404, 'detail': '', 'milliseconds': 1.0}}, 'well', ''),
     ({'endpoints': [{'name': 'a', 'up': False, 'last_error': 'gone'}]}, 'degraded', 'nova')])
 def test_what_lies_behind_the_agent_is_told_by_its_process(changed, outcome, hop):
