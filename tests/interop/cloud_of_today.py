@@ -21,6 +21,7 @@ metadata_proxy_socket = {folder}/{name}/metadata_proxy
 port_api_url = {neutron}
 header_family = neutron
 user = {user}
+status_folder = {folder}/{name}/status
 """
 _PROXY = """
 [DEFAULT]

@@ -6,6 +6,8 @@ import sqlite3
 from cloud_of_today import sending_from
 from equipment import SECRET, get, wait_until
 
+from mdproxy import overview
+
 STRANGER = '10.0.0.77'
 INSTANCE_ID = b'/latest/meta-data/instance-id'
 PASSWORD = b'/openstack/2013-04-04/password'
@@ -75,6 +77,23 @@ def test_a_port_that_points_to_another_project_s_instance_is_404(cloud):
         wait_until(lambda: cloud.red.tenant in cloud.nova.log[said:], 'nova says whose project it is not')
 
 
+def traced(cloud, name):
+    """What the agent of this name tells the probe."""
+    path = os.path.join(cloud.folder, name, 'status', 'agent.sock')
+    text, error = overview.page(path, b'/path?router=' + cloud.red.id.encode(), 10)
+    assert not error
+    return json.loads(text)
+
+
+def test_the_probe_s_question_is_answered_404_and_leaves_nova_alone_after_it(cloud):
+    for _ in range(3):
+        found = traced(cloud, 'agent')
+        assert (found['lookup']['outcome'], found['nova']['detail']) == ('none', '')
+        assert found['nova']['status'] in (200, 404)
+    assert found['nova']['status'] == 200
+    assert cloud.nova.log.count('Failed to get metadata for instance id: 00000000-') == 1
+
+
 def test_nova_refuses_an_agent_with_another_secret_and_the_agent_says_so(cloud):
     agent = cloud.start_agent('stranger', 'another secret')
     with cloud.elsewhere(cloud.red) as red:
@@ -82,5 +101,6 @@ def test_nova_refuses_an_agent_with_another_secret_and_the_agent_says_so(cloud):
         assert get(red.guest, INSTANCE_ID)[0] == 403
         assert 'shared secrets differ' in agent.until('nova refused the signature')
         assert 'does not match the expected signature' in cloud.nova.log
+        assert traced(cloud, 'stranger')['nova']['status'] == 403
         for log in (agent.log, cloud.nova.log):
             assert 'another secret' not in log and SECRET not in log
