@@ -46,8 +46,9 @@ def exported():
             if not isinstance(name, str) or not name.startswith('mdproxy_'):
                 continue
             own = set() if os.path.basename(path) in ('overview.py', 'probe.py') else PROCESS
-            labels = own | {'instance'} | set(node.value for argument in call.args[at + 3:]
-                                              for node in ast.walk(argument) if isinstance(node, ast.Constant))
+            labels = own | {'instance'} | set(
+                node.value for argument in call.args[at + 3:] for node in ast.walk(argument)
+                if isinstance(node, ast.Constant))
             if kind == 'histogram':
                 found.update({name + '_bucket': own | {'le'}, name + '_sum': own, name + '_count': own})
             else:
@@ -150,7 +151,8 @@ def test_an_alert_says_what_is_wrong_and_what_to_do(rule):
 
 
 def test_every_hop_of_the_probe_has_its_alert():
-    hops = set(re.findall(r'mdproxy_probe_broken\{hop="(\w+)"\}', ' '.join(rule['expr'] for rule in alerts())))
+    asked = ' '.join(rule['expr'] for rule in alerts())
+    hops = set(re.findall(r'mdproxy_probe_broken\{hop="(\w+)"\}', asked))
     assert hops == set(probe.HOPS) | {'namespace'}
 
 
