@@ -153,7 +153,7 @@ def test_a_shown_path_is_there(document):
     inside = re.compile(r'(?:playbooks|roles|tests|docs|inventories|molecule|build)/[\w./*-]*'
                         r'|[\w-]+\.(?:yml|txt|cfg)$')
     for line, code in pieces(document):
-        for word in re.split(r'[\s,]+', code):
+        for word in re.split(r'[\s,]+', code.split('::')[0]):
             where = '%s:%d: %s' % (document, line, word)
             if inside.match(word) and '<' not in word and not word.startswith(MADE):
                 # Playbooks, series and what lies beside the document may be called by their names alone.
@@ -175,3 +175,33 @@ def test_a_link_leads_somewhere(document):
             anchors = [re.sub(r'[^\w -]', '', heading.lower()).replace(' ', '-')
                        for heading in re.findall(r'^#+ (.*)', read(path), re.MULTILINE)]
             assert anchor in anchors, '%s: %s has no heading for #%s' % (document, path, anchor)
+
+
+def shown_tests():
+    return sorted(set((document, code) for document in DOCUMENTS for _, code in pieces(document)
+                      if re.match(r'tests/[\w/]+\.py::\w+$', code)))
+
+
+@pytest.mark.parametrize('document, name', shown_tests())
+def test_a_test_that_is_said_to_prove_something_is_there(document, name):
+    path, _, function = name.partition('::')
+    assert re.search(r'^def %s\(' % function, read(path), re.MULTILINE), '%s: no %s' % (document, name)
+
+
+def words_of_ours():
+    """All that the package and the roles' modules can say, parts of one text put together."""
+    paths = [path for pattern in ('mdproxy/*.py', 'roles/*/library/*.py', 'roles/*/module_utils/*.py')
+             for path in glob.glob(os.path.join(ROOT, pattern))]
+    text = re.sub(r"'\s*\n\s*'", '', '\n'.join(read(path) for path in sorted(paths)))
+    return re.sub(r"'\s*\n\s*% \(.*|\\'", '', text)
+
+
+def test_what_troubleshooting_says_you_see_is_what_is_said():
+    said, checked = words_of_ours(), 0
+    known = re.compile('mdproxy|ansible|playbooks/|metadata_shared|[a-z]+$|--|link_window|/|Mdproxy|No space')
+    for line, code in pieces('docs/troubleshooting.md'):
+        if ' ' in code and not known.match(code):
+            for part in filter(None, (part.strip(' :') for part in code.split('…'))):
+                assert part in said, 'docs/troubleshooting.md:%d: nobody says "%s"' % (line, part)
+                checked += 1
+    assert checked > 25
