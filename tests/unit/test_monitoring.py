@@ -283,6 +283,11 @@ CASES = [
     ({'mdproxy_endpoint_up{%s,role="agent",endpoint="a"}' % N: '0x60',
       'mdproxy_endpoint_up{%s,role="agent",endpoint="b"}' % N: '0x60'}, ['MdproxyNoNova']),
     ({'mdproxy_endpoint_up{%s,role="proxy",endpoint="s"}' % N: '0x60'}, ['MdproxyNoAgent']),
+    # A proxy that nobody asks has not noticed it.
+    ({'mdproxy_endpoint_up{%s,role="proxy",endpoint="s"}' % N: '0x60',
+      'mdproxy_endpoint_up{%s,role="proxy",endpoint="s"}' % R: '1x60'}, ['MdproxyNoAgent']),
+    ({'mdproxy_endpoint_up{%s,role="proxy",endpoint="s"}' % R: '0x60',
+      'mdproxy_endpoint_up{%s,role="proxy",endpoint="t"}' % R: '1x60'}, ['MdproxyEndpointDown']),
 ]
 
 
