@@ -6,6 +6,7 @@
 # make folsom NOVA_SOURCE=... QUANTUM_SOURCE=... [FOLSOM_BASES='2012.2.4 2012.2']
 #              Folsom's own services in containers, patched, served and rolled back by this toolkit
 # make lint    ansible-lint, yamllint, ruff, syntax
+# make readmes the roles' READMEs anew, after a change of their meta/argument_specs.yml
 # make clean   removes the lab (containers, networks, image) and all that was built
 #
 # Packages come from wherever apt and pip of this machine get theirs.
@@ -32,14 +33,14 @@ define locked
 	  flock build/lock $(MAKE) --no-print-directory $(1); }
 endef
 
-.PHONY: help lab test lint unit integration molecule interop folsom folsom-series clean
+.PHONY: help lab test lint readmes unit integration molecule interop folsom folsom-series clean
 help:
 	@sed -n '/^# make/,/^#$$/{/^#$$/!s/^# //p}' Makefile
 
-lab test lint unit integration molecule interop folsom folsom-series clean:
+lab test lint readmes unit integration molecule interop folsom folsom-series clean:
 	$(call locked,run-$@)
 
-.PHONY: run-lab run-test run-lint run-unit run-integration run-molecule run-interop run-folsom run-folsom-series run-clean packages image
+.PHONY: run-lab run-test run-lint run-readmes run-unit run-integration run-molecule run-interop run-folsom run-folsom-series run-clean packages image
 run-lab: packages $(VENV)/.complete
 	@rm -f build/report/verify.txt
 	ansible-playbook playbooks/lab.yml
@@ -53,6 +54,9 @@ run-lint: $(VENV)/.complete
 	yamllint --strict .
 	ansible-lint --offline --strict
 	ansible-playbook --syntax-check site.yml playbooks/*.yml tests/folsom_cloud/*.yml
+
+run-readmes: $(VENV)/.complete
+	python tests/role_readmes.py
 
 run-unit: unit-controller unit-2.7 unit-3.9
 

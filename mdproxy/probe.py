@@ -93,11 +93,16 @@ def prometheus(entries):
     def seconds():
         return dict(((entry['router'], hop), milliseconds / 1000.0) for entry in served
                     for hop, milliseconds in entry['hops'].items() if milliseconds is not None)
+
+    def broken():
+        return dict(((entry['router'], entry['hop']), 1) for entry in served if entry['hop'])
     told = metrics.Registry({})
     told.read('gauge', 'mdproxy_probe_down', 'Whether guests of the router are not served.', those(DOWN),
               'router')
     told.read('gauge', 'mdproxy_probe_degraded', 'Whether something is broken that others stand in for.',
               those(DEGRADED), 'router')
+    told.read('gauge', 'mdproxy_probe_broken', 'The first hop that is broken; the value is always 1.', broken,
+              ('router', 'hop'))
     told.read('gauge', 'mdproxy_probe_seconds', 'Time of each hop that is well.', seconds, ('router', 'hop'))
     told.read('gauge', 'mdproxy_probe_time_seconds', 'When this was found out, Unix time.', time.time)
     return told.prometheus()

@@ -100,10 +100,12 @@ def test_the_table_is_for_persons():
 
 def test_metrics_are_for_routers_that_have_guests():
     found = values(probe.prometheus([
-        dict(entry('degraded', rule=None, nova=4.0), router=A), dict(entry('down', 'rule'), router=B),
+        dict(entry('degraded', 'nova', rule=None, nova=4.0), router=A), dict(entry('down', 'rule'), router=B),
         dict(entry('idle'), router=C)]))
     assert found['mdproxy_probe_down'] == {(('router', A),): 0, (('router', B),): 1}
     assert found['mdproxy_probe_degraded'] == {(('router', A),): 1, (('router', B),): 0}
+    assert found['mdproxy_probe_broken'] == {(('hop', 'nova'), ('router', A)): 1,
+                                             (('hop', 'rule'), ('router', B)): 1}
     assert found['mdproxy_probe_seconds'] == {(('hop', 'nova'), ('router', A)): 0.004}
     assert abs(found['mdproxy_probe_time_seconds'][()] - time.time()) < 60
 
