@@ -32,7 +32,8 @@ _EXAMPLES = {
                     '    patched_tree_project: quantum\n',
     'router_proxy': '- hosts: network_nodes\n  become: true\n  roles:\n    - role: router_proxy\n  vars:\n'
                     '    mdproxy_routers: discover\n',
-    'precheck': '- hosts: metadata_api:metadata_agents:network_nodes\n  become: true\n  roles:\n    - role: precheck\n',
+    'precheck': '- hosts: metadata_api:metadata_agents:network_nodes\n  become: true\n'
+                '  roles:\n    - role: precheck\n',
     'verify': '- hosts: network_nodes\n  become: true\n  roles:\n    - role: verify\n',
 }
 

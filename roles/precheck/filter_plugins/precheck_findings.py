@@ -11,7 +11,8 @@ import hashlib
 import hmac
 
 _FREE, _FILES = 50 << 20, 500        # bytes and inodes for a release and what it was made of; twice and more
-_PACKAGES = {'ip': 'iproute2 (iproute on old hosts)', 'iptables-save': 'iptables', 'iptables-restore': 'iptables'}
+_PACKAGES = {'ip': 'iproute2 (iproute on old hosts)', 'iptables-save': 'iptables',
+             'iptables-restore': 'iptables'}
 
 
 def precheck_findings(host, wanted):
@@ -30,8 +31,8 @@ def _tools(host):
     for name in host['missing']:
         yield 'commands', 'stop', 'there is no %s; install %s' % (name, _PACKAGES.get(name, name))
     if host['namespaces']:
-        yield 'namespaces', 'stop', ('no network namespace can be made: %s; the kernel or the container that this '
-                                     'is does not let root' % host['namespaces'])
+        yield 'namespaces', 'stop', ('no network namespace can be made: %s; the kernel, or the container '
+                                     'that this is, does not let root' % host['namespaces'])
 
 
 def _space(host):
@@ -39,48 +40,48 @@ def _space(host):
         if folder['error']:
             yield 'disk', 'stop', '%(path)s: %(error)s; mount it for writing' % folder
         elif folder['free'] < _FREE or 0 <= folder['files'] < _FILES:
+            files = 'any number of' if folder['files'] < 0 else folder['files']
             yield 'disk', 'stop', ('%s: %d MB and %s files are free, expected %d MB and %d; make room'
-                                   % (folder['path'], folder['free'] >> 20,
-                                      'any number of' if folder['files'] < 0 else folder['files'], _FREE >> 20, _FILES))
+                                   % (folder['path'], folder['free'] >> 20, files, _FREE >> 20, _FILES))
 
 
 def _clock(host, wanted):
     apart, window = host['ahead'], float(wanted['window'])
     if window and abs(apart) > window / 2:
-        yield 'clock', 'stop', ('%.0f s %s of the controller\'s clock; proxies and agents of other hosts refuse each '
-                                'other beyond %g s: correct it, run NTP'
-                                % (abs(apart), 'ahead' if apart > 0 else 'behind', window))
+        yield 'clock', 'stop', ('%.0f s %s the controller\'s clock; proxies and agents of other hosts '
+                                'refuse each other beyond %g s: correct it, run NTP'
+                                % (abs(apart), 'ahead of' if apart > 0 else 'behind', window))
     elif abs(apart) > 30:
-        yield 'clock', 'warn', ('%.0f s %s of the controller\'s clock; Keystone\'s tokens count on it: run NTP'
-                                % (abs(apart), 'ahead' if apart > 0 else 'behind'))
+        yield 'clock', 'warn', ('%.0f s %s the controller\'s clock; run NTP'
+                                % (abs(apart), 'ahead of' if apart > 0 else 'behind'))
 
 
 def _secrets(host, wanted):
     for name, digest in sorted(wanted['others'].items()):
         if digest and wanted['digest'] and digest != wanted['digest']:
             yield 'secret', 'stop', (
-                'metadata_shared_secret is another one here (digest %s) than for %s (%s); set it once, for all '
-                'groups' % (wanted['digest'], name, digest))
+                'metadata_shared_secret is another one here (digest %s) than for %s (%s); set it once, for '
+                'all groups' % (wanted['digest'], name, digest))
             break
     for found in host['secrets']:
         if wanted['digest'] and found['digest'] != wanted['digest']:
             yield 'secret', 'warn', (
-                '%s has another metadata_shared_secret (digest %s) than the inventory (%s), so that guests may be told 403; '
-                'a run of site.yml on all hosts puts the inventory\'s everywhere'
+                '%s has another metadata_shared_secret (digest %s) than the inventory (%s), so that guests '
+                'may be told 403; a run of site.yml on all hosts puts the inventory\'s everywhere'
                 % (found['path'], found['digest'], wanted['digest']))
 
 
 def _routers(host, wanted):
     there = dict((router['router_id'], router) for router in host['routers'])
     for router_id in sorted(set(wanted['routers']) - set(there)):
-        yield 'router', 'warn', ('%s is to be served and has no namespace; its job will wait for it: is the l3 agent '
-                                 'running?' % router_id)
+        yield 'router', 'warn', ('%s is to be served and has no namespace; its job will wait for it: is '
+                                 'the l3 agent running?' % router_id)
     for router_id, router in sorted(there.items()):
         if wanted['routers'] and router_id not in wanted['routers']:
             continue
         if router['error']:
-            yield 'router', 'stop', 'qrouter-%s cannot be entered: %s; `ip netns delete` removes what is left of one' % (
-                router_id, router['error'])
+            yield 'router', 'stop', ('qrouter-%s cannot be entered: %s; `ip netns delete` removes what is '
+                                     'left of one' % (router_id, router['error']))
         elif router['taken']:
             yield 'router', 'stop', 'qrouter-%s: the proxy\'s port is taken by `%s`; end that' % (
                 router_id, '`, `'.join(router['taken']))

@@ -50,8 +50,8 @@ ahead:
   returned: always
   type: float
 folders:
-  description: For each folder C(path), C(free) (bytes for root), C(files) (inodes that are free, -1 where the
-    file system has no such number) and C(error), why nothing can be written.
+  description: For each folder C(path), C(free) (bytes for root), C(files) (inodes that are free, -1 where
+    the file system has no such number) and C(error), why nothing can be written.
   returned: always
   type: list
 secrets:
@@ -63,8 +63,8 @@ namespaces:
   returned: always
   type: str
 routers:
-  description: For each router C(router_id), C(error) (why it cannot be entered), C(interfaces) (those that lead to
-    guests) and C(taken), who else listens on the port.
+  description: For each router C(router_id), C(error) (why it cannot be entered), C(interfaces) (those that
+    lead to guests) and C(taken), who else listens on the port.
   returned: always
   type: list
 """
@@ -93,14 +93,14 @@ def digest(secret):
     return hmac.new(secret.encode('utf-8'), b'mdproxy precheck', hashlib.sha256).hexdigest()[:12]
 
 
-def in_child(function):
+def in_child(function, *arguments):
     """The result, JSON, of a function that is run by a child, which may leave its namespace."""
     reading, writing = os.pipe()
     child = os.fork()
     if child == 0:
         result = dict(error='ended without a word')
         try:
-            result = function()
+            result = function(*arguments)
         except EnvironmentError as error:
             result = dict(error=error.strerror or str(error))
         finally:
@@ -163,7 +163,7 @@ def routers(port):
                    if _ROUTER.match(name))
     known, rows = None, []
     for name in names:
-        found = in_child(lambda: look_inside(name, port))
+        found = in_child(look_inside, name, port)
         others = []
         if found.get('listening'):
             known = owners() if known is None else known
@@ -206,10 +206,13 @@ def main():
         routers=dict(type='bool', default=False), port=dict(type='int', default=9697),
         asked=dict(type='float', required=True)))
     wanted = module.params
-    digests = [dict(path=one['path'], digest=secret(one['path'], one['option'])) for one in wanted['secrets']]
+    digests = [dict(path=one['path'], digest=secret(one['path'], one['option']))
+               for one in wanted['secrets']]
     module.exit_json(
-        changed=False, ahead=time.time() - wanted['asked'], folders=[folder(path) for path in wanted['folders']],
-        missing=[name for name in wanted['commands'] if not module.get_bin_path(name, opt_dirs=['/sbin', '/usr/sbin'])],
+        changed=False, ahead=time.time() - wanted['asked'],
+        folders=[folder(path) for path in wanted['folders']],
+        missing=[name for name in wanted['commands']
+                 if not module.get_bin_path(name, opt_dirs=['/sbin', '/usr/sbin'])],
         secrets=[one for one in digests if one['digest']],
         namespaces=in_child(new_namespace)['error'] if wanted['routers'] else '',
         routers=routers(wanted['port']) if wanted['routers'] else [])
