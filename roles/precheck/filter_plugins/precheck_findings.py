@@ -83,8 +83,10 @@ def _routers(host, wanted):
             yield 'router', 'stop', ('qrouter-%s cannot be entered: %s; `ip netns delete` removes what is '
                                      'left of one' % (router_id, router['error']))
         elif router['taken']:
-            yield 'router', 'stop', 'qrouter-%s: the proxy\'s port is taken by `%s`; end that' % (
-                router_id, '`, `'.join(router['taken']))
+            yield 'router', 'stop', (
+                'qrouter-%s: the proxy\'s port is taken by `%s`; end that, and where it is an l3 agent\'s '
+                'proxy tell that agent enable_metadata_proxy = False'
+                % (router_id, '`, `'.join(router['taken'])))
         elif not router['interfaces']:
             yield 'router', 'warn', 'qrouter-%s has no internal interface (qr-*), so no guests' % router_id
 

@@ -83,8 +83,8 @@ from ansible.module_utils.basic import AnsibleModule
 _CLONE_NEWNET = 0x40000000
 _NETNS = '/var/run/netns'
 _ROUTER = re.compile(r'qrouter-([0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12})$')
-# Of ours, and of upstream's, which a rollout replaces.
-_OURS = re.compile(r'mdproxy|ns-metadata-proxy|haproxy')
+# The words of our own processes. Not those of an l3 agent's: two cannot have the port.
+_OURS = re.compile(r'mdproxy')
 _SOCKET = re.compile(r'socket:\[(\d+)\]$')
 
 
