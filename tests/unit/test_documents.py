@@ -201,7 +201,7 @@ def test_what_troubleshooting_says_you_see_is_what_is_said():
     known = re.compile('mdproxy|ansible|playbooks/|metadata_shared|[a-z]+$|--|link_window|/|Mdproxy|No space')
     for line, code in pieces('docs/troubleshooting.md'):
         if ' ' in code and not known.match(code):
-            for part in filter(None, (part.strip(' :') for part in code.split('…'))):
+            for part in filter(None, (part.strip(' :') for part in code.split(u'\u2026'))):
                 assert part in said, 'docs/troubleshooting.md:%d: nobody says "%s"' % (line, part)
                 checked += 1
     assert checked > 25

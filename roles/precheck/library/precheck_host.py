@@ -69,18 +69,16 @@ routers:
   type: list
 """
 
-import ctypes
 import errno
 import hashlib
 import hmac
-import json
 import os
 import re
 import time
 
+from ansible.module_utils import namespace_child
 from ansible.module_utils.basic import AnsibleModule
 
-_CLONE_NEWNET = 0x40000000
 _NETNS = '/var/run/netns'
 _ROUTER = re.compile(r'qrouter-([0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12})$')
 # The words of our own processes. Not those of an l3 agent's: two cannot have the port.
@@ -93,42 +91,9 @@ def digest(secret):
     return hmac.new(secret.encode('utf-8'), b'mdproxy precheck', hashlib.sha256).hexdigest()[:12]
 
 
-def in_child(function, *arguments):
-    """The result, JSON, of a function that is run by a child, which may leave its namespace."""
-    reading, writing = os.pipe()
-    child = os.fork()
-    if child == 0:
-        result = dict(error='ended without a word')
-        try:
-            result = function(*arguments)
-        except EnvironmentError as error:
-            result = dict(error=error.strerror or str(error))
-        finally:
-            with os.fdopen(writing, 'w') as out:
-                json.dump(result, out)
-            os._exit(0)
-    os.close(writing)
-    with os.fdopen(reading) as told:
-        result = json.load(told)
-    os.waitpid(child, 0)
-    return result
-
-
-def _call(name, *arguments):
-    if getattr(ctypes.CDLL(None, use_errno=True), name)(*arguments):
-        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
-
-
-def new_namespace():
-    """Leave for a namespace of our own."""
-    _call('unshare', _CLONE_NEWNET)
-    return dict(error='')
-
-
 def look_inside(name, port):
     """From inside a router's namespace: its internal interfaces, and the inodes that listen on the port."""
-    descriptor = os.open(os.path.join(_NETNS, name), os.O_RDONLY)
-    _call('setns', descriptor, _CLONE_NEWNET)
+    namespace_child.enter(name)
     with open('/proc/self/net/dev') as devices:
         names = [line.split(':')[0].strip() for line in devices if ':' in line]
     listening = []
@@ -138,7 +103,7 @@ def look_inside(name, port):
                 rows = [line.split() for line in table]
             listening += [row[9] for row in rows if len(row) > 9 and row[3] == '0A'
                           and row[1].endswith(':%04X' % port)]
-    return dict(error='', interfaces=[name for name in names if name.startswith('qr-')], listening=listening)
+    return dict(interfaces=[name for name in names if name.startswith('qr-')], listening=listening)
 
 
 def owners():
@@ -163,12 +128,12 @@ def routers(port):
                    if _ROUTER.match(name))
     known, rows = None, []
     for name in names:
-        found = in_child(look_inside, name, port)
-        others = []
+        result = namespace_child.run(look_inside, name, port)
+        found, others = result.get('value', {}), []
         if found.get('listening'):
             known = owners() if known is None else known
             others = sorted(set(known.get(inode, 'somebody') for inode in found['listening']))
-        rows.append(dict(router_id=name[len('qrouter-'):], error=found['error'],
+        rows.append(dict(router_id=name[len('qrouter-'):], error=result.get('error', ''),
                          interfaces=found.get('interfaces', []),
                          taken=[command[:100] for command in others if not _OURS.search(command)]))
     return rows
@@ -214,7 +179,8 @@ def main():
         missing=[name for name in wanted['commands']
                  if not module.get_bin_path(name, opt_dirs=['/sbin', '/usr/sbin'])],
         secrets=[one for one in digests if one['digest']],
-        namespaces=in_child(new_namespace)['error'] if wanted['routers'] else '',
+        namespaces=(namespace_child.run(namespace_child.enter_new).get('error', '')
+                    if wanted['routers'] else ''),
         routers=routers(wanted['port']) if wanted['routers'] else [])
 
 

@@ -45,23 +45,22 @@ guests:
 """
 
 import base64
-import ctypes
 import json
 import os
 import socket
 import time
 
+from ansible.module_utils import namespace_child
 from ansible.module_utils.basic import AnsibleModule
 
 try:
-    from http.client import HTTPConnection, HTTPException
+    from http.client import HTTPConnection
 except ImportError:
-    from httplib import HTTPConnection, HTTPException
+    from httplib import HTTPConnection
 
 _ADDRESS = '169.254.169.254'
 _PATHS = ('/latest/meta-data/instance-id', '/latest/meta-data/local-ipv4', '/latest/user-data',
           '/openstack/latest/meta_data.json')
-_CLONE_NEWNET = 0x40000000
 # What a status means when every hop before nova is well.
 _NOVA = {
     400: 'missed a header; does it run with the metadata proxy options?',
@@ -82,28 +81,11 @@ class Broken(Exception):
 
 
 def in_namespace(name, function):
-    """The result of a function run by a child in the named namespace; what it returns must be JSON."""
-    reading, writing = os.pipe()
-    child = os.fork()
-    if child == 0:
-        result = dict(error='ended without a word')
-        try:
-            descriptor = os.open('/var/run/netns/' + name, os.O_RDONLY)
-            libc = ctypes.CDLL(None, use_errno=True)
-            if libc.setns(descriptor, _CLONE_NEWNET):
-                raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
-            result = dict(value=function())
-        except (EnvironmentError, HTTPException, socket.error) as error:
-            result = dict(error=str(error) or error.__class__.__name__)
-        finally:
-            with os.fdopen(writing, 'w') as out:
-                json.dump(result, out)
-            os._exit(0)
-    os.close(writing)
-    with os.fdopen(reading) as answer:
-        result = json.load(answer)
-    os.waitpid(child, 0)
-    return result
+    """What namespace_child.run gives of a function in the named namespace."""
+    def inside():
+        namespace_child.enter(name)
+        return function()
+    return namespace_child.run(inside)
 
 
 def ask(timeout):
