@@ -13,6 +13,8 @@ Rules kept:
   request that got no connection goes to the next; one that got no answer in time does not, it is
   late already.
 - Between requests a few connections are kept, more for a moment: the agent serves many routers.
+- A unix socket that was well until now and has nobody behind it is that of a process which is being
+  restarted: it is tried again for connect_timeout before it counts as down, so guests lose nothing.
 - Every wait is limited: connecting by connect_timeout, and each silence of the other side by
   answer_timeout. While the guest does not read, the other side is not read either, and no clock
   runs.
@@ -39,7 +41,9 @@ _KEPT, _MOMENT = 16, 1.0    # only for a moment (seconds) when there are so many
 _PENDING = frozenset((errno.EINPROGRESS, errno.EALREADY, errno.EINTR, errno.EAGAIN))
 _REPEATABLE = frozenset((b'GET', b'HEAD'))
 _TAILS = 4096           # heads remembered
-_AGAIN_AFTER = 0.01     # seconds until a unix socket whose backlog was full is tried again
+# Of a unix socket, what is worth another try, and the seconds until then. unix(7): the backlog is full;
+# nobody listens, or there is no such socket, while its process restarts, and hundreds may wait for it.
+_AGAIN = {errno.EAGAIN: 0.01, errno.ECONNREFUSED: 0.05, errno.ENOENT: 0.05}
 _PAUSES = (1.0, 16.0)   # seconds an endpoint that failed is left alone: first, longest
 _QUIET = 1.0            # seconds between two log lines of an endpoint that comes and goes
 # Of our own: the endpoint is not to blame.
@@ -265,11 +269,12 @@ class Call(object):
 class Connecting(object):
     """Tries the pool's addresses one after the other, for connect_timeout each."""
 
-    __slots__ = ('_pool', '_call', '_sock', '_address', '_left', '_registered', '_timer')
+    __slots__ = ('_pool', '_call', '_sock', '_address', '_left', '_registered', '_timer', '_why')
 
     def __init__(self, pool, call):
         self._pool, self._call = pool, call
         self._sock = self._timer = None
+        self._why = ''          # what the last attempt came to
         self._registered = False
         self._left = list(pool.addresses)
         call.carrier = self
@@ -315,13 +320,15 @@ class Connecting(object):
         if code in (0, errno.EISCONN):
             self._connected()
             return
-        if code not in _PENDING:
+        again = self._again_after(code)
+        if code not in _PENDING and not again:
             self._next_after(socket.error(code, os.strerror(code)))
             return
         if self._timer is None:
             self._timer = loop.call_later(self._pool.connect_timeout, self._give_up)
-        if code == errno.EAGAIN:    # unix(7): the backlog is full, and nothing will tell when not
-            loop.call_later(_AGAIN_AFTER, self._attempt, sock)
+        if again:       # nothing will tell when it may be tried
+            self._why = '' if code in _PENDING else os.strerror(code) + ', '
+            loop.call_later(again, self._attempt, sock)
         elif not self._registered:
             self._registered = True
             loop.register(sock.fileno(), eventloop.EPOLLOUT, self._on_event)
@@ -338,9 +345,14 @@ class Connecting(object):
             addresses.insert(0, self._address)
         Connection(self._pool, sock).send(self._call)
 
+    def _again_after(self, code):
+        """Seconds after which connect(2) may do what it has just failed to do; None when it will not."""
+        waits = self._address[0] == socket.AF_UNIX and not self._pool.down_since
+        return _AGAIN.get(code) if waits or code in _PENDING else None
+
     def _give_up(self):
-        self._next_after(socket.error(errno.ETIMEDOUT, 'no connection within %g s'
-                                      % self._pool.connect_timeout))
+        self._next_after(socket.error(errno.ETIMEDOUT, '%sno connection within %g s'
+                                      % (self._why, self._pool.connect_timeout)))
 
     def _next_after(self, error):
         self._drop()

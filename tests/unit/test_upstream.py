@@ -111,6 +111,33 @@ def test_a_full_backlog_of_a_unix_socket_is_waited_for(running, tmpdir):
     server.close()
 
 
+@pytest.mark.parametrize('left', [False, True])
+def test_a_unix_socket_whose_process_restarts_is_waited_for(running, tmpdir, left):
+    path = str(tmpdir.join('socket'))
+    asking = Asking(running, path)
+    with Answering(keep_answering(OK), path):
+        asking.ask()
+    if not left:        # else it is as after a kill: there, and nobody listens
+        tmpdir.join('socket').remove()
+    waiting = [asking.begin(method) for method in (b'GET', b'POST')]
+    time.sleep(0.2)
+    assert not any(exchange.failure for exchange in waiting)
+    if left:
+        tmpdir.join('socket').remove()
+    with Answering(keep_answering(OK), path):
+        wait_until(lambda: all(exchange.ended for exchange in waiting))
+    assert not asking.pool.failures
+
+
+def test_a_unix_socket_is_waited_for_once(running, tmpdir):
+    asking = Asking(running, str(tmpdir.join('socket')), connect_timeout=0.3)
+    exchange = asking.ask()
+    assert exchange.failure.kind == upstream.UNREACHABLE
+    assert exchange.failure.detail.endswith('No such file or directory, no connection within 0.3 s')
+    asking.upstream.pools[0].connect_timeout = 1000.0       # who comes later does not wait
+    assert asking.ask().failure.detail.endswith('No such file or directory')
+
+
 def test_every_form_of_answer_arrives_whole(running):
     body = bytes(bytearray(range(256))) * 1000
     answers = [
