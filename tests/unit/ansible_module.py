@@ -11,7 +11,7 @@ import pytest
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 LIBRARIES = dict((name, os.path.join(ROOT, 'roles', role, 'library', name + '.py')) for role, name in (
     ('mdproxy', 'mdproxy_bundle'), ('mdproxy', 'mdproxy_jobs'), ('mdproxy', 'mdproxy_release'),
-    ('mdproxy', 'oslo_options'), ('verify', 'verify_guests'),
+    ('mdproxy', 'mdproxy_rollback'), ('mdproxy', 'oslo_options'), ('verify', 'verify_guests'),
     ('precheck', 'precheck_host'), ('lab', 'lab_containers'),
     ('patched_tree', 'patched_tree'), ('backport', 'folsom_series')))
 # Ansible ships what is in these folders with a module, as a part of ansible.module_utils.

@@ -156,6 +156,15 @@ def test_what_was_there_before_the_first_change_is_kept_and_comes_back(conf, tmp
     assert not run(conf, state='reverted', **second)['changed']
 
 
+def test_a_backup_that_is_to_be_kept_puts_the_file_back_again_and_again(conf, tmpdir):
+    backup, before = tmpdir.join('kept', 'nova.conf'), conf.read_binary()
+    arguments = dict(options={'verbose': 'False'}, backup=str(backup))
+    run(conf, **arguments)
+    reverted = dict(arguments, state='reverted', keep_backup=True)
+    assert run(conf, **reverted)['changed'] and not run(conf, **reverted)['changed']
+    assert conf.read_binary() == before == backup.read_binary()
+
+
 def test_of_a_file_that_others_changed_since_our_options_alone_are_reverted(conf, tmpdir):
     arguments = dict(options={'verbose': 'False', 'debug': 'True'}, absent=['state_path'],
                      backup=str(tmpdir.join('kept')))

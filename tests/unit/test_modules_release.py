@@ -122,7 +122,18 @@ def test_old_releases_go_but_never_the_current_one(node):
         os.utime(str(node.root.join('releases', '1.%d' % number)), (number, number))
     assert node.releases() == ['1.1', '1.2', '1.3']
     node.run('1.1', keep=1)
-    assert node.releases() == ['1.1'] and node.current() == 'releases/1.1'
+    assert node.releases() == ['1.1', '1.3'] and node.current() == 'releases/1.1'
+
+
+def test_the_release_before_is_known_and_stays(node):
+    node.run('1.0-a', keep=1)
+    assert not os.path.lexists(str(node.root.join('previous')))
+    node.run('1.0-b', keep=1)
+    node.run('1.0-b', keep=1)
+    assert os.readlink(str(node.root.join('previous'))) == 'releases/1.0-a'
+    assert node.releases() == ['1.0-a', '1.0-b']
+    node.run('1.0-c', keep=1)
+    assert node.releases() == ['1.0-b', '1.0-c']
 
 
 def test_nothing_is_unpacked_beside_the_release(node):

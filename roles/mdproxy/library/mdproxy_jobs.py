@@ -65,6 +65,12 @@ options:
       controller's output.
     type: dict
     default: {}
+  keep:
+    description:
+      - Where the configuration is kept as it was before a run changed the first thing of it, for
+        C(mdproxy_rollback). C(folder), C(run) (a name; they sort as the runs' times do), C(runs) (how many
+        stay), C(paths) (folders, and shell patterns of files) and C(links) (to the release).
+    type: dict
   run_dir:
     description: Folder for the marks; emptied by a reboot.
     type: str
@@ -99,7 +105,7 @@ import os
 import re
 import tempfile
 
-from ansible.module_utils import job_listeners, job_managers, job_servers
+from ansible.module_utils import job_listeners, job_managers, job_servers, kept_configuration
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.common.text.converters import to_bytes, to_native
 
@@ -391,6 +397,10 @@ class Run(object):
         self.changed, self.leaving = False, []      # pids that a run in check mode leaves running
         self.counts = dict(jobs=len(self.jobs), written=0, started=0, removed=0)
 
+    def keep(self):
+        if self.module.params['keep']:
+            kept_configuration.Kept(self.module.params['keep']).keep()
+
     def prune(self):
         """Remove what should not be there, which may be in the way of what should; returns the names."""
         surplus = Surplus(self.module, self.manager, set(self.names))
@@ -401,6 +411,7 @@ class Run(object):
         if removed and self.module.check_mode:
             self.leaving = surplus.pids()
         elif removed:
+            self.keep()
             going_on = surplus.remove(self.marks)
             if going_on:
                 _refuse(self.module, going_on, 'does not stop', self.manager)
@@ -417,6 +428,8 @@ class Run(object):
             if own:
                 stale.add(job['name'])
         if stale and not self.module.check_mode:
+            if to_write:
+                self.keep()
             self.marks.leave(stale)
             for entry in to_write:
                 self.files.write(entry)
@@ -491,6 +504,7 @@ def main():
         prune=dict(type='list', elements='dict', options=_PRUNE, default=[]),
         listeners=dict(type='list', elements='dict', options=_LISTENER, default=[]),
         secrets=dict(type='dict', default={}, no_log=True),
+        keep=dict(type='dict', options=kept_configuration.ARGUMENTS),
         run_dir=dict(type='path', default='/run/mdproxy-jobs'),
         wait=dict(type='int', default=15)))
     os.umask(0o022)     # whatever root's is: the user that serves has to reach its files

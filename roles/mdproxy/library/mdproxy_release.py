@@ -10,7 +10,8 @@ description:
     whole, so a release folder that exists is complete. The link C(current) is replaced in one step.
   - The folder C(bin) has the command and launchers under upstream's names, which an l3 agent or an
     init script can be pointed at. They are for that alone and belong on nobody's path.
-  - Releases stay, so that going back is a switch of the link. The oldest beyond I(keep) are removed.
+  - Releases stay, so that going back is a switch of the link, which C(mdproxy_rollback) does. The link
+    C(previous) leads to the one before. The oldest beyond I(keep) are removed, those two never.
 options:
   bundle:
     description: The bundle on the node, a gzipped tar with one folder C(lib) in it.
@@ -32,6 +33,9 @@ options:
     description: How many releases stay, the current one included.
     type: int
     default: 5
+  keep_configuration:
+    description: Where configuration is kept before another release runs; as C(keep) of C(mdproxy_jobs).
+    type: dict
 author: mdproxy maintainers
 """
 
@@ -46,6 +50,7 @@ import os
 import shutil
 import tarfile
 
+from ansible.module_utils import kept_configuration
 from ansible.module_utils.basic import AnsibleModule
 
 # -E and -s: neither the caller's environment nor a home directory may choose what is imported.
@@ -119,19 +124,25 @@ def _switch(link, target):
     os.rename(temporary, link)
 
 
+def _target(link):
+    return os.readlink(link) if os.path.islink(link) else ''
+
+
 def _prune(root, current, keep):
     """Remove what was cut short, the oldest releases, and bundles of releases that are not there."""
     releases, bundles = os.path.join(root, 'releases'), os.path.join(root, 'bundles')
-    others = [name for name in os.listdir(releases) if name != current]
+    in_use = [current] + [name for name in [os.path.basename(_target(os.path.join(root, 'previous')))]
+                          if name not in ('', current)]
+    others = [name for name in os.listdir(releases) if name not in in_use]
     # Those cut short come last, as if they were the oldest.
     others.sort(key=lambda name: (not name.startswith('.'),
                                   os.path.getmtime(os.path.join(releases, name))), reverse=True)
-    stay = [name for name in others[:max(keep - 1, 0)] if not name.startswith('.')]
+    stay = [name for name in others[:max(keep - len(in_use), 0)] if not name.startswith('.')] + in_use
     for name in others:
         if name not in stay:
             shutil.rmtree(os.path.join(releases, name))
     for name in os.listdir(bundles) if os.path.isdir(bundles) else ():
-        if name.endswith('.tgz') and name[:-len('.tgz')] not in stay + [current]:
+        if name.endswith('.tgz') and name[:-len('.tgz')] not in stay:
             os.unlink(os.path.join(bundles, name))
 
 
@@ -141,18 +152,23 @@ def main():
         release=dict(type='str', required=True),
         root=dict(type='path', default='/opt/mdproxy'),
         python=dict(type='path', required=True),
-        keep=dict(type='int', default=5)))
+        keep=dict(type='int', default=5),
+        keep_configuration=dict(type='dict', options=kept_configuration.ARGUMENTS)))
     os.umask(0o022)     # whatever root's is: the user that serves has to read all of it
     release, root = module.params['release'], module.params['root']
     folder = os.path.join(root, 'releases', release)
     link = os.path.join(root, 'current')
     target = os.path.join('releases', release)
-    before = os.readlink(link) if os.path.islink(link) else ''
+    before = _target(link)
     unpack, switch = not _is_whole(module, folder), before != target
     if not module.check_mode:
         if unpack:
             _unpack(module, folder)
         if switch:
+            if module.params['keep_configuration']:
+                kept_configuration.Kept(module.params['keep_configuration']).keep()
+            if before:
+                _switch(os.path.join(root, 'previous'), before)
             _switch(link, target)
         if unpack or switch:
             _prune(root, release, module.params['keep'])

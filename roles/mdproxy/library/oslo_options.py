@@ -40,6 +40,10 @@ options:
     description:
       - Where the file as it was before the first change is kept, readable by its owner alone.
     type: path
+  keep_backup:
+    description: Whether the backup stays when the options are reverted.
+    type: bool
+    default: false
   state:
     description:
       - C(reverted) puts the backup back, byte for byte, if nothing but these options has changed in the
@@ -235,7 +239,7 @@ def main():
         path=dict(type='path', required=True), section=dict(type='str', default='DEFAULT'),
         options=dict(type='dict', default={}), absent=dict(type='list', elements='str', default=[]),
         secrets=dict(type='dict', default={}, no_log=True), mark=dict(type='path'),
-        backup=dict(type='path'),
+        backup=dict(type='path'), keep_backup=dict(type='bool', default=False),
         state=dict(type='str', choices=['present', 'reverted'], default='present')))
     section, secrets, absent, mark, backup = (module.params[name] for name in (
         'section', 'secrets', 'absent', 'mark', 'backup'))
@@ -251,7 +255,7 @@ def main():
             if mark:
                 open(mark, 'w').close()
             _write(module, path, after)
-        if reverted and backup and os.path.exists(backup):
+        if reverted and backup and os.path.exists(backup) and not module.params['keep_backup']:
             os.unlink(backup)
     shown_before, shown_after = (
         _shown(_lines(side), section, _names(module), secrets) if changed else '' for side in (before, after))
