@@ -12,9 +12,16 @@ options:
     elements: dict
     required: true
   seconds:
-    description: How long.
+    description: How long, at most.
     type: float
     default: 10
+  stop:
+    description: A file that ends it when it comes to be there.
+    type: path
+  retries:
+    description: How often a guest asks again, after a second, what was not answered.
+    type: int
+    default: 0
   per_second:
     description: Requests of each guest in each second, half of them over new connections.
     type: int
@@ -35,9 +42,19 @@ lost:
   description: How many others there were.
   returned: always
   type: int
+retried:
+  description: How often a guest asked again.
+  returned: always
+  type: int
+silence:
+  description: The longest time in seconds that a guest was without an answer.
+  returned: always
+  type: float
 """
 
 import ctypes
+import os
+import select
 import socket
 import time
 
@@ -46,6 +63,7 @@ from ansible.module_utils.basic import AnsibleModule
 
 _CLONE_NEWNET = 0x40000000
 _PATIENCE = 5.0         # seconds for one answer, as long as cloud-init waits
+_PAUSE = 1.0            # seconds until it asks again
 _HEAD = b'GET /latest/meta-data/instance-id HTTP/1.1\r\nHost: 169.254.169.254\r\n'
 
 
@@ -54,26 +72,39 @@ class Guest(object):
 
     def __init__(self, expected):
         self.expected, self.kept = expected.encode(), None
-        self.answers, self.failures = 0, []
+        self.answers, self.retried, self.failures = 0, 0, []
+        self.silence, self.answered_at = 0.0, time.time()
+
+    def ask_until_answered(self, keep, retries):
+        """One request, again when it was not answered."""
+        said = self.ask(keep)
+        while said and retries:
+            retries -= 1
+            self.retried += 1
+            time.sleep(_PAUSE)
+            said = self.ask(keep)
+        if said:
+            self.failures.append(said)
+            return
+        now = time.time()
+        self.answers += 1
+        self.silence, self.answered_at = max(self.silence, now - self.answered_at), now
 
     def ask(self, keep):
-        """One request; over the kept connection or over a new one."""
+        """One request, over the kept connection or over a new one; what was wrong with the answer."""
         try:
-            sock = self.kept if keep and self.kept else self.connect()
+            sock = self.kept if keep and self.kept and not _is_dropped(self.kept) else self.connect()
             self.kept = None if keep else self.kept
             sock.sendall(_HEAD + (b'' if keep else b'Connection: close\r\n') + b'\r\n')
             head, body = self.answer(sock)
         except (socket.error, OSError, ValueError) as error:
-            self.failures.append('%s: %s' % ('kept' if keep else 'new', error or repr(error)))
-            return
-        if b' 200 ' not in head.split(b'\r\n')[0] or body != self.expected:
-            self.failures.append('%r %r' % (head.split(b'\r\n')[0], body[:100]))
-        else:
-            self.answers += 1
+            return '%s: %s' % ('kept' if keep else 'new', error or repr(error))
         if keep and b'\r\nconnection: close' not in head.lower():
             self.kept = sock
         else:
             sock.close()
+        status = head.split(b'\r\n')[0]
+        return '' if b' 200 ' in status and body == self.expected else '%r %r' % (status, body[:100])
 
     @staticmethod
     def connect():
@@ -91,6 +122,11 @@ class Guest(object):
         return head, body
 
 
+def _is_dropped(sock):
+    """Whether the other side has closed a connection without a request, as urllib3 asks before it uses one."""
+    return bool(select.select([sock], [], [], 0)[0])
+
+
 def _received(sock):
     piece = sock.recv(65536)
     if not piece:
@@ -98,29 +134,29 @@ def _received(sock):
     return piece
 
 
-def load(entry, seconds, per_second):
+def load(entry, params):
     """In a child: what became of one guest's requests."""
     with open('/var/run/netns/guest-' + entry['guest']['name']) as netns:
         ctypes.CDLL(None).setns(netns.fileno(), _CLONE_NEWNET)
-    guest, end, number = Guest(entry['guest']['ec2_id']), time.time() + seconds, 0
-    while time.time() < end:
-        guest.ask(keep=number % 2 == 0)
+    guest, end, number = Guest(entry['guest']['ec2_id']), time.time() + params['seconds'], 0
+    while time.time() < end and not (params['stop'] and os.path.exists(params['stop'])):
+        guest.ask_until_answered(number % 2 == 0, params['retries'])
         number += 1
-        time.sleep(1.0 / per_second)
-    return dict(answers=guest.answers, failures=guest.failures[:20], lost=len(guest.failures))
+        time.sleep(1.0 / params['per_second'])
+    return dict(answers=guest.answers, failures=guest.failures[:20], lost=len(guest.failures),
+                retried=guest.retried, silence=guest.silence)
 
 
 def main():
     module = AnsibleModule(argument_spec=dict(
         guests=dict(type='list', elements='dict', required=True),
-        seconds=dict(type='float', default=10), per_second=dict(type='int', default=20)))
-    loads = guest_children.each(
-        lambda entry: load(entry, module.params['seconds'], module.params['per_second']),
-        module.params['guests'])
-    total = dict(answers=0, failures=[], lost=0)
+        seconds=dict(type='float', default=10), per_second=dict(type='int', default=20),
+        stop=dict(type='path'), retries=dict(type='int', default=0)))
+    loads = guest_children.each(lambda entry: load(entry, module.params), module.params['guests'])
+    total = dict(answers=0, failures=[], lost=0, retried=0, silence=0.0)
     for told in loads:
         for name, value in (told or dict(failures=['a guest died'], lost=1)).items():
-            total[name] += value
+            total[name] = max(total[name], value) if name == 'silence' else total[name] + value
     module.exit_json(changed=False, **total)
 
 
