@@ -90,6 +90,7 @@ def _add_status(command):
     form = command.add_mutually_exclusive_group()
     form.add_argument('--json', action='store_true', help='for programs')
     form.add_argument('--prometheus', action='store_true', help='all metrics of this host')
+    _add_write(command)
     _add_folder(command)
     command.set_defaults(run=_status)
 
@@ -98,7 +99,10 @@ def _add_probe(command):
     form = command.add_mutually_exclusive_group()
     form.add_argument('--json', action='store_true', help='for programs')
     form.add_argument('--prometheus', action='store_true', help='as metrics')
+    _add_write(command)
     _add_folder(command)
+    command.add_argument('--rules-folder', metavar='DIR',
+                         help='the routers that have a file ROUTER.rules in it, instead of all')
     command.add_argument('routers', nargs='*', type=_uuid, metavar='ROUTER',
                          help='id of a router of this host; default: all')
     command.set_defaults(run=_probe)
@@ -134,6 +138,12 @@ def _add_folder(command):
     _add_sources(command)
     command.add_argument('--folder', metavar='DIR',
                          help='where the status sockets are; default: the option status_folder')
+
+
+def _add_write(command):
+    """Where metrics go; `_tell` brings them there."""
+    command.add_argument('--write', metavar='FILE',
+                         help='with --prometheus: into this file, in one step; exit status 0: it is written')
 
 
 def _add_sources(command):
@@ -206,12 +216,30 @@ def _agent(arguments):
     return opener.agent(_sources(arguments), logs.Destination(arguments.log_file, None))
 
 
+def _tell(arguments, text, status):
+    """Metrics, to where they shall go. Returns the exit status: this one, unless they went into a file."""
+    if not arguments.write:
+        sys.stdout.write(str(text))
+        return status
+    from mdproxy import textfile
+    try:
+        textfile.write(arguments.write, str(text))
+    except textfile.TextfileError as error:
+        return logs.fail(1, error)
+    return 0
+
+
+def _expect_prometheus(arguments):
+    if arguments.write and not arguments.prometheus:
+        raise config.ConfigError('%s --write: expected --prometheus as well' % arguments.command)
+
+
 def _status(arguments):
     from mdproxy import overview
+    _expect_prometheus(arguments)
     folder = _folder(arguments)
     if arguments.prometheus:
-        sys.stdout.write(overview.prometheus(folder))
-        return 0
+        return _tell(arguments, overview.prometheus(folder), 0)
     entries = overview.collect(folder)
     if arguments.json:
         _print_json(entries)
@@ -222,11 +250,19 @@ def _status(arguments):
 
 def _probe(arguments):
     from mdproxy import probe
-    entries = probe.collect(arguments.routers, _folder(arguments))
+    _expect_prometheus(arguments)
+    if arguments.routers and arguments.rules_folder:
+        raise config.ConfigError('probe --rules-folder: does not go with ROUTER')
+    routers = arguments.routers or None
+    if arguments.rules_folder:
+        routers = probe.ruled(arguments.rules_folder)
+    entries = probe.collect(routers, _folder(arguments))
+    if arguments.prometheus:
+        return _tell(arguments, probe.prometheus(entries), probe.exit_status(entries))
     if arguments.json:
         _print_json(entries)
     else:
-        sys.stdout.write(str(probe.prometheus(entries) if arguments.prometheus else probe.table(entries)))
+        sys.stdout.write(str(probe.table(entries)))
     return probe.exit_status(entries)
 
 

@@ -20,7 +20,7 @@ import socket
 import subprocess
 import time
 
-from . import discovery, eventloop, metrics, namespaces, overview, trace
+from . import discovery, eventloop, metrics, namespaces, overview, trace, trust
 from .http1 import BODY, END, HEAD, ProtocolError, ResponseReader, format_request
 
 WELL, IDLE, DEGRADED, DOWN = 'well', 'idle', 'degraded', 'down'
@@ -46,13 +46,25 @@ class _NotThere(Exception):
         self.hop, self.detail = hop, detail
 
 
+def ruled(folder):
+    """Ids of the routers that have rules in this folder, which is where jobs of routers have them.
+
+    Raises NamespaceError when it cannot be read, which does not mean that there are none.
+    """
+    try:
+        names = [os.path.splitext(name) for name in os.listdir(folder)]
+    except OSError as error:
+        raise namespaces.NamespaceError('%s: %s' % (folder, error.strerror))
+    return [id for id, kind in names if kind == '.rules' and trust.is_uuid(id)]
+
+
 def collect(routers, folder):
-    """What was found behind each router, a list of dicts sorted by id; without ids all of this host's.
+    """What was found behind each router, a list of dicts sorted by id; routers None: all of this host's.
 
     router, outcome (WELL, IDLE, DEGRADED or DOWN), hop and detail (the first that is broken, and how), and
     hops: {name: milliseconds} of those that are well, as HOPS. folder: where the status sockets are.
     """
-    if not routers:
+    if routers is None:
         routers = [identity.id for identity in discovery.find(False).values()]
     routers, entries = sorted(set(routers)), []
     for first in range(0, len(routers), _TOGETHER):

@@ -1,5 +1,6 @@
 """The command line: exit statuses, one line for every refusal, and what is not imported."""
 import os
+import socket
 import subprocess
 import sys
 
@@ -9,6 +10,8 @@ ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)
 ROUTER = '11111111-2222-3333-4444-555555555555'
 if ROOT not in sys.path:
     sys.path.insert(0, ROOT)
+
+from loopback import open_folder  # noqa: E402
 
 from mdproxy import cli, config, opener  # noqa: E402
 
@@ -57,6 +60,9 @@ def ini(tmpdir):
     (['proxy', '--router-id', ROUTER, '--wait'], '--wait: expected --netns NAME as well'),
     (['proxy', '--router-id', ROUTER, '--rules', 'a'], '--rules: expected --netns NAME as well'),
     (['status', '--json', '--prometheus'], 'not allowed with'),
+    (['status', '--write', 'a'], 'status --write: expected --prometheus as well'),
+    (['probe', '--write', 'a', '--json'], 'probe --write: expected --prometheus as well'),
+    (['probe', '--rules-folder', 'a', ROUTER], '--rules-folder: does not go with ROUTER'),
     (['agent', '--config-file', '/nonexistent/agent.ini'], '/nonexistent/agent.ini: cannot be read'),
     (['agent'], '(no --config-file): '),
 ])
@@ -134,6 +140,31 @@ def test_a_status_without_anything_that_runs_says_so(tmpdir):
         assert (status, err) == (2, '')
     assert out == '[]\n'
     assert mdproxy('status', '--folder', str(tmpdir), '--prometheus')[0] == 0
+
+
+def test_metrics_are_written_to_a_file_in_the_place_of_the_old_one(tmpdir):
+    path = tmpdir.join('metrics', 'status.prom')
+    path.write('old', ensure=True)
+    with open_folder(0o700) as folder:
+        left = socket.socket(socket.AF_UNIX)
+        left.bind(os.path.join(folder, 'agent.sock'))
+        left.close()
+        assert mdproxy('status', '--folder', folder, '--prometheus', '--write', str(path)) == (0, '', '')
+    assert 'mdproxy_up{process="agent"} 0\n' in path.read() and path.dirpath().listdir() == [path]
+
+
+def test_a_probe_that_was_written_is_exit_0_whatever_it_found(tmpdir):
+    path = tmpdir.join('probe.prom')
+    assert mdproxy('probe', '--prometheus', '--write', str(path), ROUTER) == (0, '', '')
+    assert 'mdproxy_probe_down{router="%s"} 1' % ROUTER in path.read()
+    assert mdproxy('probe', '--prometheus', ROUTER)[0] == 2
+
+
+def test_what_cannot_be_written_is_exit_1_and_one_line(tmpdir):
+    path = str(tmpdir.join('nowhere', 'status.prom'))
+    status, out, err = mdproxy('status', '--folder', str(tmpdir), '--prometheus', '--write', path)
+    assert (status, out) == (1, '')
+    assert err == 'mdproxy: %s cannot be written: No such file or directory\n' % path
 
 
 def test_a_namespace_that_does_not_exist_is_exit_1_and_is_not_made():

@@ -96,6 +96,23 @@ def test_a_series_is_one_patch_for_each_entry_and_says_what_became_of_it(making)
     assert '(cherry picked from commit %s)' % manifest['patches'][0]['commit'] in text
 
 
+def test_while_it_runs_it_leaves_word_of_how_far_it_is(making, tmp_path, monkeypatch):
+    def noted():
+        note, = tmp_path.joinpath('notes').iterdir()
+        text = note.read_text()
+        note.unlink()
+        return text
+    tmp_path.joinpath('notes').mkdir()
+    monkeypatch.setenv('MDPROXY_PROGRESS', str(tmp_path / 'notes'))
+    making.run()
+    assert noted() == '4 patches made, checking them'
+    making.series['nova'][1]['commit'] = making.series['nova'][0]['commit']
+    making.refused()
+    assert noted() == '2 of 4 patches, ' + making.series['nova'][0]['commit']
+    making.refused(source=str(tmp_path / 'nowhere'))
+    assert noted() == 'reading ' + str(tmp_path / 'nowhere')
+
+
 def test_the_patches_applied_by_git_give_the_recorded_files(making, tmp_path):
     for project in ('nova', 'quantum'):
         making.run(project=project)

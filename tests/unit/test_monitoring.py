@@ -216,6 +216,7 @@ def broken(hop, outcome='down'):
 # `1x60` stays 1, `0+60x60` rises by 60 a minute, as Unix time does, which is 0 at the beginning.
 WELL = {
     'mdproxy_up{%s,process="agent"}' % N: '1x60',
+    'mdproxy_up{%s,process="router-r"}' % N: '1x60',
     'mdproxy_start_time_seconds{%s,role="agent"}' % N: '7x60',
     'mdproxy_info{%s,version="1"}' % N: '1x60',
     'mdproxy_workers{%s,state="serving"}' % N: '2x60',
@@ -248,7 +249,8 @@ REQUESTS = 'mdproxy_requests_total{%s,role="proxy",status="%%s"}' % N
 CASES = [
     ({}, []),
     ({'mdproxy_up{%s,process="agent"}' % N: '0x60'}, ['MdproxyProcessSilent']),
-    ({'mdproxy_up{%s,process="agent"}' % N: GONE}, ['MdproxyNothingRuns']),
+    ({'mdproxy_up{%s,process="agent"}' % N: GONE, 'mdproxy_up{%s,process="router-r"}' % N: GONE},
+     ['MdproxyNothingRuns']),
     ({'mdproxy_start_time_seconds{%s,role="agent"}' % N: '0+60x60'}, ['MdproxyProcessRestarts']),
     ({'mdproxy_workers{%s,state="serving"}' % N: '2x40 0x20'}, ['MdproxyNoWorkers']),
     ({'mdproxy_workers{%s,state="serving"}' % N: '2x40 1x20'}, ['MdproxyWorkersMissing']),
@@ -267,6 +269,7 @@ CASES = [
     ({'mdproxy_probe_seconds{%s,hop="agent"}' % R: '3x60'}, ['MdproxyProbeSlow']),
     ({'mdproxy_probe_time_seconds{%s}' % N: '0x60'}, ['MdproxyTextfileOld']),
     ({'mdproxy_probe_time_seconds{%s}' % N: GONE}, ['MdproxyProbeSilent']),
+    ({'mdproxy_probe_time_seconds{%s}' % N: GONE, 'mdproxy_up{%s,process="router-r"}' % N: GONE}, []),
     ({'node_textfile_mtime_seconds{%s,file="/d/mdproxy.prom"}' % N: '0x60'}, ['MdproxyTextfileOld']),
     ({'node_textfile_scrape_error{%s}' % N: '1x60'}, ['MdproxyTextfileUnreadable']),
     ({REQUESTS % '502': '0+60x60'}, ['MdproxyServerErrors']),

@@ -7,7 +7,7 @@ import pytest
 from exposition import values
 from loopback import Answering, open_folder
 
-from mdproxy import probe
+from mdproxy import namespaces, probe
 
 A, B, C = ('%d1111111-2222-3333-4444-555555555555' % number for number in range(3))
 ANSWER = {'connected': 0.2, 'answered': 3.0, 'status': 404, 'text': 'no instance has this address'}
@@ -113,3 +113,12 @@ def test_metrics_are_for_routers_that_have_guests():
 def test_a_router_that_is_not_on_this_host_is_down(tmpdir):
     found, = probe.collect([A], str(tmpdir))
     assert (found['outcome'], found['hop']) == ('down', 'namespace') and 'does not exist' in found['detail']
+
+
+def test_the_routers_that_have_rules_are_those_of_the_jobs(tmpdir):
+    for name in (A + '.rules', A + '.ini', B + '.ini', 'other.rules', B + '.rules.old'):
+        tmpdir.join(name).ensure()
+    assert probe.ruled(str(tmpdir)) == [A]
+    assert probe.collect([], str(tmpdir)) == []     # none is not all
+    with pytest.raises(namespaces.NamespaceError):
+        probe.ruled(str(tmpdir.join('nowhere')))

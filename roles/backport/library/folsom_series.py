@@ -90,6 +90,7 @@ import tempfile
 from ansible.module_utils import series_checks
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.git_store import GitError, Store, opened
+from ansible.module_utils.progress_note import note
 from ansible.module_utils.series_build import Build, SeriesError, digest
 
 _EDIT = {'find': {'type': 'str', 'required': True}, 'with': {'type': 'str', 'required': True},
@@ -173,6 +174,7 @@ def _find(store, module):
 
 def _store(module, folder):
     """A new repository for the series, which borrows upstream's objects."""
+    note('reading ' + _shown_source(module.params['source']))
     upstream = _upstream(module)
     _find(upstream, module)
     store = Store(folder)
@@ -211,8 +213,11 @@ def _make(module, store, work):
     """Build and check the series and write it to the folder `work`; returns its manifest."""
     params = module.params
     build = Build(store, params['project'], params['base'], params['patches'])
-    for entry in params['series']:
+    many = len(params['series'])
+    for number, entry in enumerate(params['series'], 1):
+        note('%d of %d patches, %s' % (number, many, (entry['commit'] or entry['patch'])[:40]))
         build.add(entry)
+    note('%d patches made, checking them' % many)
     files = build.files()
     sources = series_checks.sources(build, [path for path in files if files[path]['after']])
     compiled = series_checks.compiles(sources, params['python27'] or params['test_python'])

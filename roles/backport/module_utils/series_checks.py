@@ -7,6 +7,7 @@ import tempfile
 import xml.etree.ElementTree
 
 from ansible.module_utils.git_store import GitError
+from ansible.module_utils.progress_note import note
 from ansible.module_utils.series_build import SeriesError
 
 # Reads {name: source} and prints {name: error} of those that do not compile.
@@ -115,7 +116,8 @@ def tests(build, python, modules, folder):
     with tempfile.TemporaryDirectory(prefix='backport-tests-') as work:
         tree = os.path.join(work, 'tree')
         build.store.checkout(build.head, tree)
-        for module in modules:
+        for number, module in enumerate(modules, 1):
+            note('%d of %d modules of tests, %s' % (number, len(modules), module))
             report = os.path.join(work, 'report.xml')
             counts[module] = _run(python, module, os.path.join(tree, folder), report)
     return counts
