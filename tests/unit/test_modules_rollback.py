@@ -115,6 +115,24 @@ def test_jobs_that_came_go_and_jobs_that_went_come(node):
     assert '"%s.service"' % ALL not in node.state_path.read().split('"enabled"')[1].split(']')[0]
 
 
+def test_a_timer_goes_and_comes_with_its_file_and_what_it_starts_is_no_job(node):
+    node.converge(AGENT)
+    node.begin('two')
+    node.secret = 'another'
+    node.converge(AGENT)
+    for suffix in ('service', 'timer'):
+        node.units.join('mdproxy-probe.' + suffix).write('[Unit]\n')
+    node.calls()
+    undo = dict(node.keep, folder=str(node.tmpdir.join('undo')), run='back')
+    result = node.roll_back(undo=undo)
+    assert (result['removed'], result['restarted']) == ([], [AGENT])
+    assert 'disable --now mdproxy-probe.timer' in node.calls()
+    assert not node.units.join('mdproxy-probe.timer').check()
+    node.roll_back('all', keep=undo, before='back')
+    assert 'enable --now mdproxy-probe.timer' in node.calls()
+    assert node.units.join('mdproxy-probe.timer').check()
+
+
 def test_before_the_first_run_there_was_nothing(node):
     node.converge(AGENT, PROXY)
     pids = node.pids()

@@ -91,7 +91,9 @@ from ansible.module_utils import job_managers, job_servers, kept_configuration
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.common.text.converters import to_native
 
-_JOB = re.compile(r'(mdproxy-[^/]+)\.(?:service|conf)$')
+# Of the services one is not a job: its timer starts it (roles/router_proxy/tasks/probe.yml).
+_JOB = re.compile(r'(mdproxy-(?!probe\.)[^/]+)\.(?:service|conf)$')
+_TIMER = re.compile(r'mdproxy-[^/]+\.timer$')
 _PATH = re.compile(r'/[^\s=]+')
 _ONE_FOR_ALL, _HAND_OVER = 'mdproxy-proxies', 'USR2'     # roles/router_proxy/vars/main.yml
 _PROCESSES = {_ONE_FOR_ALL: ['proxy', '--discover']}    # what a job may leave behind
@@ -191,6 +193,7 @@ class Rollback(object):
             kept_configuration.Kept(self.params['undo']).keep()
         running = self.manager.states(stale)
         self._leave_marks(stale)
+        self._timers('disable', '--now', [path for path in self.now if path not in self.then])
         self._remove(surplus)
         for path in self.differing:
             if path in self.then:
@@ -200,6 +203,7 @@ class Rollback(object):
         self.manager.reload()
         self.manager.forget(surplus)
         self._start(stale, running)
+        self._timers('enable', '--now', [path for path in self.differing if path in self.then])
         if self.before and self.params['undo']:
             self.kept.note_restored(self.params['what'], self.before)
 
@@ -249,6 +253,11 @@ class Rollback(object):
                     self.manager.log_of(dead[0]).strip() or '(none)'))
         for name in names:
             os.unlink(self._mark(name))
+
+    def _timers(self, command, option, paths):
+        names = sorted(os.path.basename(path) for path in paths if _TIMER.match(os.path.basename(path)))
+        if names:
+            self.module.run_command(['systemctl', command, option] + names)
 
     def diff(self):
         """Which files differ, and where links lead; no content, of which some is secret."""
