@@ -1,6 +1,7 @@
 """Giving up root, for good, before the first byte of a guest is read (LP 1187107)."""
 from __future__ import unicode_literals
 
+import errno
 import grp
 import os
 import pwd
@@ -72,6 +73,17 @@ def acting_as(user, group=None):
         os.seteuid(0)
         os.setegid(own_gid)
         os.setgroups(own_groups)
+
+
+def kill(pid, number, user):
+    """Send a signal to a process of root or of the user; CAP_KILL, which is for anybody's, is not needed."""
+    try:
+        os.kill(pid, number)
+    except OSError as error:
+        if error.errno != errno.EPERM:
+            raise
+        with acting_as(user):
+            os.kill(pid, number)
 
 
 def make_folder(folder, user, group=None):

@@ -137,7 +137,7 @@ class Supervisor(service.Service):
         rulers = min(_RULERS_PER_CORE * _cores(), _MOST_RULERS)
         self._rules = rulekeeper.RuleKeeper(loop, self._children, rulers, self._ruled)
         self._workers = workers.Workers(loop, self._children, _count(options), self._work,
-                                        self._serving, self._counted)
+                                        self._serving, self._counted, self._kill)
         self._workers.drain_times = options.drain_timeout, server.longest_drain(options)
         loop.on_signal(signal.SIGUSR2, self._hand_over)
         self.registry.read('gauge', 'mdproxy_namespaces', 'Namespaces by how they are served.',
@@ -347,6 +347,9 @@ class Supervisor(service.Service):
         tables = list(self._neighbours(served)) if self._ipv6 else ()
         privileges.become(self.options.user)
         return workers.serve(slot, control, listeners, tables, self.options, self._told[slot])
+
+    def _kill(self, pid, number):
+        privileges.kill(pid, number, self.options.user)
 
     @staticmethod
     def _neighbours(served):

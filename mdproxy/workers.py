@@ -41,11 +41,12 @@ class Workers(object):
 
     work(slot, control): in a new process, serve as worker number `slot` and return the exit status.
     served(): is called when every worker of a generation serves. counted(text) gets what a worker tells
-    of its counts when it ends. drain_times: seconds that a drain may take, in a hurry and else.
+    of its counts when it ends. kill(pid, signal): as os.kill. drain_times: seconds that a drain may take, in
+    a hurry and else.
     """
 
-    def __init__(self, loop, children, count, work, served, counted):
-        self._loop, self._children, self._count = loop, children, count
+    def __init__(self, loop, children, count, work, served, counted, kill=os.kill):
+        self._loop, self._children, self._count, self._kill = loop, children, count, kill
         self._work, self._served, self._counted = work, served, counted
         self._all = []              # oldest first
         self._generation = 0        # the newest
@@ -193,7 +194,8 @@ class _Worker(object):
         if self._timer:
             self._timer.cancel()
         seconds = self._workers.drain_times[0 if self._hurried else 1]
-        self._timer = self._workers._loop.call_later(seconds + _GRACE, os.kill, self.pid, signal.SIGKILL)
+        self._timer = self._workers._loop.call_later(seconds + _GRACE, self._workers._kill, self.pid,
+                                                       signal.SIGKILL)
 
     def _send(self, word):
         try:

@@ -1,11 +1,13 @@
 """Giving up root. What needs root itself runs in a child, so that the tests stay who they are."""
 import os
 import stat
+import subprocess
 import sys
 
 import pytest
 
-sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))
+ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+sys.path.insert(0, ROOT)
 
 from mdproxy import privileges  # noqa: E402
 
@@ -124,3 +126,13 @@ def test_a_folder_that_cannot_be_made_is_named(tmpdir):
     with pytest.raises(privileges.PrivilegeError) as caught:
         privileges.make_folder(folder, 'nobody')
     assert str(caught.value) == 'folder %s cannot be made: No such file or directory' % folder
+
+
+@needs_root
+@pytest.mark.parametrize('owner', ['nobody', 'root'])
+def test_root_without_cap_kill_ends_processes_of_the_user_and_its_own(owner):
+    target = subprocess.Popen(['sleep', '60'], preexec_fn=lambda: owner == 'root' or os.setuid(65534))
+    subprocess.check_call(['setpriv', '--bounding-set=-kill', sys.executable, '-c',
+                           'import sys; sys.path.insert(0, %r); from mdproxy import privileges; '
+                           'privileges.kill(%d, 9, "nobody")' % (ROOT, target.pid)])
+    assert target.wait() == -9

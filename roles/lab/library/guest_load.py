@@ -123,7 +123,7 @@ class Guest(object):
 
 
 def _is_dropped(sock):
-    """Whether the other side has closed a connection without a request, as urllib3 asks before it uses one."""
+    """Whether the other side has closed an idle connection; urllib3 asks so before it uses one."""
     return bool(select.select([sock], [], [], 0)[0])
 
 
