@@ -33,14 +33,14 @@ define locked
 	  flock build/lock $(MAKE) --no-print-directory $(1); }
 endef
 
-.PHONY: help lab test lint readmes unit integration molecule interop folsom folsom-series clean
+.PHONY: help lab test lint readmes unit integration molecule interop faults folsom folsom-series clean
 help:
 	@sed -n '/^# make/,/^#$$/{/^#$$/!s/^# //p}' Makefile
 
-lab test lint readmes unit integration molecule interop folsom folsom-series clean:
+lab test lint readmes unit integration molecule interop faults folsom folsom-series clean:
 	$(call locked,run-$@)
 
-.PHONY: run-lab run-test run-lint run-readmes run-unit run-integration run-molecule run-interop run-folsom run-folsom-series run-clean packages image
+.PHONY: run-lab run-test run-lint run-readmes run-unit run-integration run-molecule run-interop run-faults run-folsom run-folsom-series run-clean packages image
 run-lab: packages $(VENV)/.complete
 	@rm -f build/report/verify.txt
 	ansible-playbook playbooks/lab.yml
@@ -105,6 +105,9 @@ $(INTEROP)/%/.complete: tests/interop/%.txt | packages
 	$(PYTHON) -m venv --clear $(@D)
 	$(@D)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -r $<
 	touch $@
+
+run-faults: run-lab
+	python -m pytest -v -s tests/lab_faults
 
 FOLSOM_BASES ?= 2012.2.4 2012.2
 export NOVA_SOURCE QUANTUM_SOURCE FOLSOM_PYTHON FOLSOM_BASES

@@ -26,8 +26,8 @@ UUID = '850e53d1-46ee-516f-9a1c-60ef1d553ec4'
 PLACEHOLDERS = {'UUID': UUID, 'ROUTER': UUID, 'ROUTER...': UUID, 'ID': UUID, '<router>': UUID,
                 'IP': '10.0.0.3', 'fe80::...': 'fe80::1', 'MAC': 'fa:16:3e:00:00:01'}
 # Paths of a node that are not ours, or are made by another: what is read there, or by whom it is made.
-FOREIGN = ('/proc/', '/var/log/upstart/', '/usr/local/bin', '/etc/cron.d/', '/var/lib/node_exporter',
-           '/etc/quantum/', '/src/', '/dev/', '/usr/')
+FOREIGN = ('/proc/', '/var/log/upstart/', '/usr/local/bin', '/etc/cron.d/', '/etc/logrotate.d/',
+           '/var/lib/node_exporter', '/etc/quantum/', '/src/', '/dev/', '/usr/')
 # Made by a process of ours, not by a role.
 OURS = ('/run/mdproxy/',)
 # Not in the repository on purpose: what an operator makes, and what make does.

@@ -25,7 +25,8 @@ def findings(wanted=(), **host):
     """[(check, level, text)] of a host that is as usual but for this."""
     usual = dict(missing=[], namespaces='', ahead=0.4, secrets=[], routers=[router()],
                  folders=[dict(path='/opt/mdproxy', free=1 << 30, files=-1, error='')])
-    wanted = dict(dict(window=60, digest='aaaa', others={'api1': 'aaaa', 'agent1': ''}, routers=[]),
+    wanted = dict(dict(window=60, digest='aaaa', others={'api1': 'aaaa', 'agent1': ''}, routers=[],
+                       probed=[]),
                   **dict(wanted))
     found = precheck_findings.precheck_findings(dict(usual, **host), wanted)
     return [(one['check'], one['level'], one['text']) for one in found]
@@ -52,6 +53,16 @@ def test_a_host_that_is_as_it_should_be_has_none():
 def test_what_is_wrong_is_named_with_what_to_do(host, check, level, words):
     (found_check, found_level, text), = findings(**host)
     assert (found_check, found_level) == (check, level) and words in text
+
+
+def test_who_is_not_served_already_is_named_and_stops_nobody():
+    probed = [dict(router=ROUTER, outcome='down', hop='rule', detail='no redirect'),
+              dict(router=OTHER, outcome='well', hop='', detail='')]
+    (check, level, text), = findings(dict(probed=probed))
+    assert (check, level) == ('served', 'warn')
+    assert text.startswith('router %s is down already: rule: no redirect; ' % ROUTER)
+    assert findings(dict(probed=probed, routers=[OTHER]))[0][0] == 'router'     # it has no namespace
+    assert 'served' not in [one[0] for one in findings(dict(probed=probed, routers=[OTHER]))]
 
 
 def test_a_clock_stops_only_where_proxies_and_agents_sign_for_each_other():

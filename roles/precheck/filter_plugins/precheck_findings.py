@@ -20,11 +20,11 @@ def precheck_findings(host, wanted):
 
     host: what precheck_host told. wanted: window (seconds that clocks may differ, 0 where nobody minds),
     digest (of the secret that the inventory has), others ({host: digest}), routers (ids that the node should
-    serve, none for all that it has).
+    serve, none for all that it has), probed (entries of `mdproxy probe`).
     """
     return [dict(check=check, level=level, text=text) for check, level, text in
             list(_tools(host)) + list(_space(host)) + list(_clock(host, wanted))
-            + list(_secrets(host, wanted)) + list(_routers(host, wanted))]
+            + list(_secrets(host, wanted)) + list(_routers(host, wanted)) + list(_served(wanted))]
 
 
 def _tools(host):
@@ -89,6 +89,15 @@ def _routers(host, wanted):
                 % (router_id, '`, `'.join(router['taken'])))
         elif not router['interfaces']:
             yield 'router', 'warn', 'qrouter-%s has no internal interface (qr-*), so no guests' % router_id
+
+
+def _served(wanted):
+    """What is broken before anything is changed; a run may mend it, and nobody should blame it for that."""
+    for entry in wanted['probed']:
+        concerns = not wanted['routers'] or entry['router'] in wanted['routers']
+        if concerns and entry['outcome'] in ('down', 'degraded'):
+            yield 'served', 'warn', ('router %(router)s is %(outcome)s already: %(hop)s: %(detail)s; '
+                                     'playbooks/verify.yml says what repairs it' % entry)
 
 
 def precheck_digest(secret):
