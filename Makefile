@@ -5,6 +5,7 @@
 #              the patch series on clones of the real repositories: made, tried, applied, taken back
 # make folsom NOVA_SOURCE=... QUANTUM_SOURCE=... [FOLSOM_BASES='2012.2.4 2012.2']
 #              Folsom's own services in containers, patched, served and rolled back by this toolkit
+# make faults  in the lab: what can break is broken for real, and each tool has to name it
 # make lint    ansible-lint, yamllint, ruff, syntax
 # make readmes the roles' READMEs anew, after a change of their meta/argument_specs.yml
 # make clean   removes the lab (containers, networks, image) and all that was built
@@ -96,7 +97,8 @@ build/newest/.complete: molecule/newest/requirements.txt image | packages
 # Their own virtualenvs, as the two do not agree on the versions of what they need.
 INTEROP := $(CURDIR)/build/interop
 run-interop: PACKAGES += haproxy
-run-interop: packages $(VENV)/.complete $(INTEROP)/nova/.complete $(INTEROP)/neutron/.complete
+run-interop: packages $(VENV)/.complete
+	@$(MAKE) --no-print-directory --jobs=2 $(INTEROP)/nova/.complete $(INTEROP)/neutron/.complete
 	$(SUDO) env NOVA_VENV=$(INTEROP)/nova NEUTRON_VENV=$(INTEROP)/neutron \
 	  $(CURDIR)/$(BIN)/python -m pytest -v tests/interop
 
