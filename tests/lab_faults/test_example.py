@@ -6,19 +6,16 @@ import subprocess
 
 from test_named import LAB, ROOT
 
-# What an operator fills in: here the lab's hosts under the example's names.
-OVERLAY = '''
+# What an operator fills in: the lab's hosts under the example's names, and its cloud.
+HOSTS = '''
 all:
-  vars:
-    ansible_user: ops
-    ansible_ssh_common_args: -F %(state)s/ssh_config
-    metadata_agent_auth_url: http://api1:5000/v2.0
-    metadata_agent_auth_region: lab
-    metadata_agent_nova_metadata_ip: api1
+  vars: {ansible_ssh_common_args: -F %(state)s/ssh_config}
   children:
     metadata_api: {hosts: {controller.example.com: {ansible_host: api1}}}
     network_nodes: {hosts: {network-1.example.com: {ansible_host: network1}}}
 '''
+CLOUD = (('ansible_user: operator', 'ansible_user: ops'), ('RegionOne', 'lab'),
+         ('controller.example.com', 'api1'))
 
 
 def test_it_is_accepted_with_its_secrets_encrypted(tmpdir):
@@ -31,7 +28,11 @@ def test_it_is_accepted_with_its_secrets_encrypted(tmpdir):
     vaulted.write('metadata_shared_secret: %s\nmetadata_agent_admin_password: lab-only-password\n' % shared)
     password, overlay = tmpdir.join('password'), tmpdir.join('lab.yml')
     password.write('of the vault\n')
-    overlay.write(OVERLAY % {'state': state})
+    overlay.write(HOSTS % {'state': state})
+    cloud = mine.join('group_vars', 'all', 'cloud.yml')
+    for old, new in CLOUD:
+        assert old in cloud.read()
+        cloud.write(cloud.read().replace(old, new))
     vault = ['--vault-password-file', str(password)]
     subprocess.check_call(['ansible-vault', 'encrypt'] + vault + [str(vaulted)])
     assert vaulted.read().startswith('$ANSIBLE_VAULT')
