@@ -227,6 +227,17 @@ def test_the_oldest_go(node):
     assert node.runs() == ['2', '3', '4']
 
 
+def test_where_nothing_can_be_kept_nothing_is_changed(node):
+    node.converge(AGENT)
+    before = node.state()
+    node.begin('two')
+    node.secret = 'another'
+    node.keep['folder'] = str(node.tmpdir.join('a-file').ensure().join('kept'))
+    result = node.converge(AGENT)
+    assert result['failed'] and 'cannot be kept as it is (Not a directory)' in result['msg']
+    assert node.state() == before
+
+
 def test_what_is_kept_is_for_root_alone(node):
     node.converge(AGENT)
     for folder, _, names in os.walk(str(node.kept)):

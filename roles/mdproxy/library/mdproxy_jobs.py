@@ -399,7 +399,7 @@ class Run(object):
 
     def keep(self):
         if self.module.params['keep']:
-            kept_configuration.Kept(self.module.params['keep']).keep()
+            kept_configuration.keep(self.module, self.module.params['keep'])
 
     def prune(self):
         """Remove what should not be there, which may be in the way of what should; returns the names."""

@@ -166,7 +166,7 @@ def main():
             _unpack(module, folder)
         if switch:
             if module.params['keep_configuration']:
-                kept_configuration.Kept(module.params['keep_configuration']).keep()
+                kept_configuration.keep(module, module.params['keep_configuration'])
             if before:
                 _switch(os.path.join(root, 'previous'), before)
             _switch(link, target)

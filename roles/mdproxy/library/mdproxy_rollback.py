@@ -190,7 +190,7 @@ class Rollback(object):
     def apply(self):
         surplus, stale = self.surplus(), self.stale()
         if self.params['undo']:
-            kept_configuration.Kept(self.params['undo']).keep()
+            kept_configuration.keep(self.module, self.params['undo'])
         running = self.manager.states(stale)
         self._leave_marks(stale)
         self._timers('disable', '--now', [path for path in self.now if path not in self.then])

@@ -27,6 +27,15 @@ ARGUMENTS = dict(folder=dict(type='path', required=True), run=dict(type='str', r
 Entry = collections.namedtuple('Entry', 'content mode uid gid is_link')
 
 
+def keep(module, arguments):
+    """Keep what there is, for a module that is about to change it; where that cannot be, fail it."""
+    try:
+        Kept(arguments).keep()
+    except EnvironmentError as error:
+        module.fail_json(msg='%s: the configuration cannot be kept as it is (%s), so nothing was changed; '
+                         'make room there and let root write' % (arguments['folder'], error.strerror or error))
+
+
 class Kept(object):
     """What is kept on this node; arguments are those of ARGUMENTS."""
 
@@ -69,14 +78,18 @@ class Kept(object):
                 os.makedirs(folder)
             os.chmod(folder, 0o700)
         descriptor, partial = tempfile.mkstemp(dir=os.path.dirname(archive))     # 0600
-        with os.fdopen(descriptor, 'wb') as out:
-            packed = tarfile.open(fileobj=out, mode='w')
-            for path, entry in sorted(self.present().items()):
-                packed.addfile(*_member(path, entry))
-            packed.close()
-            out.flush()
-            os.fsync(out.fileno())
-        os.rename(partial, archive)
+        try:
+            with os.fdopen(descriptor, 'wb') as out:
+                packed = tarfile.open(fileobj=out, mode='w')
+                for path, entry in sorted(self.present().items()):
+                    packed.addfile(*_member(path, entry))
+                packed.close()
+                out.flush()
+                os.fsync(out.fileno())
+            os.rename(partial, archive)
+        except EnvironmentError:
+            os.unlink(partial)
+            raise
         for run in self.runs()[self._runs:]:
             shutil.rmtree(os.path.join(self.folder, run))
 
