@@ -1,7 +1,7 @@
 """Faults that are made for real in the lab, and that `mdproxy probe`, verify, its report and precheck name.
 
-Needs the lab (`make lab`), which is put back as it was. A container has the machine's clock, so clocks that
-differ are not among them, and a tree that was changed by hand is the scenario `patch`'s.
+Needs the lab (`make lab`), which is put back as it was. A clock that differs is in test_clock.py; a tree that
+was changed by hand is the scenario `patch`'s.
 """
 import html
 import json

@@ -33,7 +33,8 @@ def keep(module, arguments):
         Kept(arguments).keep()
     except EnvironmentError as error:
         module.fail_json(msg='%s: the configuration cannot be kept as it is (%s), so nothing was changed; '
-                         'make room there and let root write' % (arguments['folder'], error.strerror or error))
+                         'make room there and let root write'
+                         % (arguments['folder'], error.strerror or error))
 
 
 class Kept(object):
