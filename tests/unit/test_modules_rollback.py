@@ -33,6 +33,12 @@ class Kept(Node):
         for name in (AGENT, PROXY, ALL):
             self.words.setdefault(name, str(self.etc.join(name + '.ini')))
 
+    def change(self, run='two', names=(AGENT,)):
+        """A run that changes a secret."""
+        self.begin(run)
+        self.secret = 'another-' + run
+        return self.converge(*names)
+
     def switch(self, release):
         if self.current.check(link=1):
             before = os.readlink(str(self.current))
@@ -117,9 +123,7 @@ def test_jobs_that_came_go_and_jobs_that_went_come(node):
 
 def test_a_timer_goes_and_comes_with_its_file_and_what_it_starts_is_no_job(node):
     node.converge(AGENT)
-    node.begin('two')
-    node.secret = 'another'
-    node.converge(AGENT)
+    node.change()
     for suffix in ('service', 'timer'):
         node.units.join('mdproxy-probe.' + suffix).write('[Unit]\n')
     node.calls()
@@ -143,9 +147,7 @@ def test_before_the_first_run_there_was_nothing(node):
 
 def test_check_mode_says_what_would_be_and_shows_no_content(node):
     node.converge(AGENT)
-    node.begin('two')
-    node.secret = 'another'
-    node.converge(AGENT)
+    node.change()
     before, pids = node.state(), node.pids()
     result = node.roll_back(check=True)
     assert result['changed'] and result['restarted'] == [AGENT]
@@ -181,9 +183,7 @@ def test_all_is_the_files_with_the_release_that_they_ran_with(node):
 
 def test_configuration_leaves_the_release(node):
     node.converge(AGENT)
-    node.begin('two')
-    node.secret = 'another'
-    node.converge(AGENT)
+    node.change()
     node.switch('2')
     assert node.roll_back()['release'] == '2' and os.readlink(str(node.current)) == 'releases/2'
 
@@ -247,9 +247,7 @@ def test_what_is_kept_is_for_root_alone(node):
 
 def test_what_there_was_is_kept_elsewhere_first(node):
     node.converge(AGENT)
-    node.begin('two')
-    node.secret = 'another'
-    node.converge(AGENT)
+    node.change()
     before = node.state()
     undo = dict(node.keep, folder=str(node.tmpdir.join('undo')), run='back')
     node.roll_back(undo=undo)
@@ -261,9 +259,7 @@ def test_what_there_was_is_kept_elsewhere_first(node):
 def test_a_run_that_was_cut_short_is_made_good(node):
     node.converge(AGENT)
     before = node.state()
-    node.begin('two')
-    node.secret = 'another'
-    node.converge(AGENT)
+    node.change()
     node.etc.join(AGENT + '.ini').write('secret = hunter2\n')      # put back, and not yet restarted
     node.tmpdir.join('marks', AGENT).write('', ensure=True)
     node.roll_back(before='two')
@@ -288,12 +284,8 @@ def test_a_run_of_which_nothing_is_kept_is_named_with_those_that_are(node):
 def test_a_run_that_failed_and_was_put_back_is_not_the_last_that_changed_something(node):
     node.converge(AGENT)
     before = node.state()
-    node.begin('two')
-    node.secret = 'another'
-    node.converge(AGENT)
-    node.begin('zwei')
-    node.secret = 'third'
-    node.converge(AGENT)
+    node.change()
+    node.change('zwei')
     node.roll_back('all', before='zwei')
     assert node.roll_back()['before'] == 'two' and node.state() == before
 
@@ -301,9 +293,7 @@ def test_a_run_that_failed_and_was_put_back_is_not_the_last_that_changed_somethi
 def test_a_run_that_changed_the_release_alone_is_none_that_changed_the_configuration(node):
     node.converge(AGENT)
     before = node.state()
-    node.begin('two')
-    node.secret = 'another'
-    node.converge(AGENT)
+    node.change()
     node.begin('zwei')
     ansible_module.run('mdproxy_jobs', dict(     # a run that keeps, and changes nothing else that counts
         service_manager='systemd', release='', run_dir=str(node.tmpdir.join('marks')), keep=node.keep,
@@ -326,17 +316,13 @@ def test_what_was_gone_back_to_is_remembered_until_another_run_changes_something
     first, second = node.roll_back(undo=undo), node.roll_back(undo=undo)
     assert (first['changed'], second['changed']) == (True, False)
     assert first['before'] == second['before'] == 'q'
-    node.begin('s')
-    node.secret = 's'
-    node.converge(AGENT)
+    node.change('s')
     assert node.roll_back(undo=undo)['before'] == 's'
 
 
 def test_a_release_that_is_gone_is_found_before_anything_is_changed(node):
     node.converge(AGENT)
-    node.begin('two')
-    node.secret = 'another'
-    node.converge(AGENT)
+    node.change()
     node.switch('2')
     node.tmpdir.join('releases', '1').remove()
     before = node.state()
