@@ -1,5 +1,6 @@
 """verify_guests: what a guest's answers are compared with. The hops: tests/integration/test_verify.py."""
 import base64
+import collections
 import json
 import os
 import sys
@@ -52,6 +53,23 @@ def test_a_guest_with_its_own_data_is_well():
 def test_what_differs_is_named(changes, hop, words):
     found, detail = compared(answers(**changes))
     assert found == hop and words in detail
+
+
+@pytest.mark.parametrize('body, hop', [(b'bad identity headers', 'agent'),
+                                       (b'<html>403 Forbidden</html>', 'nova')])
+def test_who_refuses_is_told_by_its_words(monkeypatch, body, hop):
+    """The agent a proxy whose clock differs, or nova the agent."""
+    told = dict(answers=answers(instance_id=[403, base64.b64encode(body).decode('ascii')]), milliseconds=1)
+    monkeypatch.setitem(verify_guests, 'in_namespace', lambda name, function: dict(value=told))
+    module = collections.namedtuple('Module', 'params')(dict(timeout=1))
+    verifier = verify_guests['Verifier'](module, dict(router_id='r', resolved='', guest=GUEST))
+
+    def find_broken_hop(symptom, nova):
+        raise verify_guests['Broken']('nova', nova)
+    monkeypatch.setattr(verifier, 'find_broken_hop', find_broken_hop)
+    with pytest.raises(verify_guests['Broken']) as found:
+        verifier.ask()
+    assert found.value.hop == hop
 
 
 def test_a_guest_without_user_data_is_well_when_none_is_expected():

@@ -64,12 +64,13 @@ _PATHS = ('/latest/meta-data/instance-id', '/latest/meta-data/local-ipv4', '/lat
 # What a status means when every hop before nova is well.
 _NOVA = {
     400: 'missed a header; does it run with the metadata proxy options?',
-    403: 'refused the signature; the shared secrets of agent and nova differ, or between proxy and agents '
-         'of other hosts mdproxy_link_secret or the clocks: the agent\'s log says which',
+    403: 'refused the signature; the shared secrets of agent and nova differ',
     404: 'knows no such instance of that tenant, or does not run with the metadata proxy options',
     502: 'cannot be reached from the agent',
     504: 'did not answer in time',
 }
+# How the agent itself refuses a proxy (mdproxy.agent); nova's 403 is passed on with nova's words.
+_AGENT_REFUSES = b'bad identity headers'
 
 
 class Broken(Exception):
@@ -149,7 +150,10 @@ class Verifier(object):
             self.find_broken_hop('the guest cannot connect: ' + unconnected, connects=False)
         self.row['milliseconds'] = result['value']['milliseconds']
         answers = result['value']['answers']
-        status = answers[_PATHS[0]][0]
+        status, body = answers[_PATHS[0]]
+        if status == 403 and _AGENT_REFUSES in base64.b64decode(body):
+            raise Broken('agent', 'refused the proxy: between the two mdproxy_link_secret or the clocks '
+                         'differ, the agent\'s log says which; the guest is told 403')
         if status != 200:
             self.find_broken_hop('the guest is told %d' % status, _NOVA.get(status, 'failed'))
         return answers
