@@ -6,6 +6,8 @@
 # make folsom NOVA_SOURCE=... QUANTUM_SOURCE=... [FOLSOM_BASES='2012.2.4 2012.2']
 #              Folsom's own services in containers, patched, served and rolled back by this toolkit
 # make faults  in the lab: what can break is broken for real, and each tool has to name it
+# make bench [NOVA_SOURCE=... QUANTUM_SOURCE=...] [BENCH=--quick]
+#              figures beside nginx, neutron's haproxy and agent, and with sources upstream's on Folsom
 # make lint    ansible-lint, yamllint, ruff, syntax
 # make readmes the roles' READMEs anew, after a change of their meta/argument_specs.yml
 # make clean   removes the lab (containers, networks, image) and all that was built
@@ -34,14 +36,14 @@ define locked
 	  flock build/lock $(MAKE) --no-print-directory $(1); }
 endef
 
-.PHONY: help lab test lint readmes unit integration molecule interop faults folsom folsom-series clean
+.PHONY: help lab test lint readmes unit integration molecule interop faults folsom folsom-series bench clean
 help:
 	@sed -n '/^# make/,/^#$$/{/^#$$/!s/^# //p}' Makefile
 
-lab test lint readmes unit integration molecule interop faults folsom folsom-series clean:
+lab test lint readmes unit integration molecule interop faults folsom folsom-series bench clean:
 	$(call locked,run-$@)
 
-.PHONY: run-lab run-test run-lint run-readmes run-unit run-integration run-molecule run-interop run-faults run-folsom run-folsom-series run-clean packages image
+.PHONY: run-lab run-test run-lint run-readmes run-unit run-integration run-molecule run-interop run-faults run-folsom run-folsom-series run-bench run-clean packages image
 run-lab: packages $(VENV)/.complete
 	@rm -f build/report/verify.txt
 	ansible-playbook playbooks/lab.yml
@@ -138,6 +140,44 @@ else
 	$(SUDO) env NOVA_SOURCE="$$NOVA_SOURCE" QUANTUM_SOURCE="$$QUANTUM_SOURCE" FOLSOM_PYTHON="$$FOLSOM_PYTHON" \
 	  $(CURDIR)/$(BIN)/python -m pytest -v tests/folsom
 endif
+
+# Each on 2.7 and on the newest Python 3 of this machine, or on those that BENCH_PYTHONS names.
+BENCH_PYTHONS ?= build/python2.7/usr/bin/python2.7 \
+  $(shell for n in $$(seq 30 -1 9); do python3.$$n -c 'import ctypes, ssl' 2>/dev/null && command -v python3.$$n && break; done)
+BENCH_FOLSOM := $(if $(SOURCES),build/folsom-site/.complete)
+run-bench: PACKAGES += nginx haproxy wrk
+run-bench: packages $(VENV)/.complete build/python2.7/.complete build/bench-py2/.complete build/bench-py3/.complete \
+  $(INTEROP)/neutron/.complete $(BENCH_FOLSOM)
+ifneq ($(SOURCES),)
+	ansible-playbook playbooks/backport.yml -e folsom_base=$(firstword $(FOLSOM_BASES)) -e nova_source= -e quantum_source="$$QUANTUM_SOURCE"
+	rm -rf build/bench-quantum && git clone --quiet --branch mdproxy/$(firstword $(FOLSOM_BASES)) \
+	  build/folsom/git/$(firstword $(FOLSOM_BASES))/quantum.git build/bench-quantum
+endif
+	$(SUDO) $(CURDIR)/$(BIN)/python tests/bench/run.py --neutron $(INTEROP)/neutron \
+	  $(foreach python,$(BENCH_PYTHONS),--python $(abspath $(python)):$(CURDIR)/build/bench-py$(if $(findstring python2,$(notdir $(python))),2,3)) \
+	  $(if $(SOURCES),--folsom-python $(CURDIR)/build/python2.7/usr/bin/python2.7 --folsom-tree $(CURDIR)/build/bench-quantum \
+	    --folsom-site $(CURDIR)/build/folsom-site/usr/local/lib/python2.7/dist-packages) $(BENCH)
+
+# A Python 2.7 that runs as it is, with the libraries that Debian 12 does not have any more.
+build/python2.7/.complete: | packages
+	@echo 'Unpacking a Python 2.7 into $(@D)'
+	$(SUDO) rm -rf $(@D) && mkdir -p $(@D)/usr/lib/x86_64-linux-gnu
+	$(SUDO) mmdebstrap --quiet --variant=extract --include=python2.7-minimal,libpython2.7-stdlib bullseye $(@D)/root
+	cd $(@D)/root/usr && cp -r --parents bin/python2.7 lib/python2.7 ../../usr
+	cp $(@D)/root/usr/lib/x86_64-linux-gnu/lib{ssl,crypto}.so.1.1 $(@D)/root/usr/lib/x86_64-linux-gnu/libffi.so.7 $(@D)/usr/lib/x86_64-linux-gnu
+	$(SUDO) rm -rf $(@D)/root && touch $@
+
+# What a release has beside mdproxy, but for what only Ansible's modules import.
+build/bench-py%/.complete: roles/mdproxy/files/locks/py%.txt $(VENV)/.complete
+	rm -rf $(@D) && mkdir -p $(@D)
+	grep -v -e '^#' -e '^pyroute2' $< >$(@D)/requirements.txt
+	$(BIN)/python -m pip download --quiet --disable-pip-version-check --only-binary=:all: --no-deps \
+	  --python-version $(if $(filter 2,$*),2.7,3.9) --implementation py --abi none --platform any --dest $(@D)/wheels -r $(@D)/requirements.txt
+	for wheel in $(@D)/wheels/*.whl; do $(BIN)/python -m zipfile --extract $$wheel $(@D) || exit 1; done
+	touch $@
+
+build/folsom-site/.complete: $(FOLSOM_SITE)
+	rm -rf $(@D) && mkdir -p $(@D) && tar -xzf $< -C $(@D) && touch $@
 
 # The venv is needed to find what the lab has made, also when its folder was lost.
 run-clean:

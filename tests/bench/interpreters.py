@@ -41,7 +41,7 @@ class Interpreter(object):
         self.series = '.'.join(self.version.split('.')[:2])
         self._prefix, self._stdlib = os.path.realpath(found['prefix']), found['stdlib']
         self.path = os.path.join(self._prefix, 'bin', 'python' + self.series)
-        self.environment = dict(os.environ)
+        self.environment = self._environment()
         folder = os.path.join(isolation.FOLDER, 'python-%d' % number)
         os.mkdir(folder)
         if not self._runs_as_user():
@@ -58,6 +58,13 @@ class Interpreter(object):
         path = os.path.realpath(path) if path[:1] == '/' else ''
         return (path == os.path.realpath(self.path) or path.startswith(self._stdlib + '/')
                 or os.path.basename(path).startswith('libpython'))
+
+    def _environment(self):
+        """With the libraries that come with it: libpython, or what another release of Debian has."""
+        if self._prefix == '/usr':
+            return dict(os.environ)
+        library = os.path.join(self._prefix, 'lib')
+        return dict(os.environ, LD_LIBRARY_PATH='%s/x86_64-linux-gnu:%s' % (library, library))
 
     def _runs_as_user(self):
         entry = pwd.getpwnam(USER)
@@ -78,7 +85,8 @@ class Interpreter(object):
         processes.run(['mount', '--bind', self._prefix, folder])
         self._stdlib = self._stdlib.replace(self._prefix, folder, 1)
         self.path = self.path.replace(self._prefix, folder, 1)
-        self.environment['LD_LIBRARY_PATH'] = os.path.join(folder, 'lib')   # for a shared libpython
+        self._prefix = folder
+        self.environment = self._environment()
         if not self._runs_as_user():
             raise processes.Missing('user %s may not run %s' % (USER, self.path))
 

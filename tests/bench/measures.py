@@ -10,35 +10,46 @@ import isolation
 import processes
 import topology
 
-CLOSE = 'close'             # name of the load with a connection for every request, of which there are:
-_CLOSE_CONNECTIONS = 16
+CLOSE = 'close '            # begins the name of a load with a connection for every request
 _ASK = ('GET /latest/meta-data/instance-id HTTP/1.1\r\nHost: %s\r\nConnection: close\r\n\r\n'
         % topology.METADATA).encode()
-_WRK = os.path.join(os.path.dirname(os.path.abspath(__file__)), 'wrk.lua')
-_GUESTS = os.path.join(os.path.dirname(os.path.abspath(__file__)), 'guests.py')
+_HERE = os.path.dirname(os.path.abspath(__file__))
+_WRK, _GUESTS, _LOOKUPS = (os.path.join(_HERE, name) for name in ('wrk.lua', 'guests.py', 'lookups.py'))
+_PATIENCE = 10              # seconds that wrk waits for an answer
 
 
-def loads(subjects, kinds, seconds, rounds):
+def kinds(connections):
+    """Names of the loads with so many connections: kept alive, and one for every request."""
+    return [str(count) for count in connections] + [CLOSE + str(count) for count in connections]
+
+
+def loads(subjects, connections, seconds, rounds, say=lambda what: None):
     """wrk against every subject in turn, `rounds` times: {label: {kind: [result of each round]}}.
 
-    kinds: numbers of connections, and CLOSE. Neighbours in time are what is compared, so a round of
-    one kind goes through all subjects before the next, and begins with another subject each time.
+    Neighbours in time are what is compared, so a round of one kind goes through all subjects before
+    the next, and begins with another subject each time.
     """
-    found = dict((subject.label, dict((str(kind), []) for kind in kinds)) for subject in subjects)
+    names = kinds(connections)
+    found = dict((one.label, dict((kind, []) for kind in names)) for one in subjects)
     for number in range(rounds):
-        for kind in kinds:
+        for kind in names:
+            say('load, round %d of %d: %s connections' % (number + 1, rounds, kind))
             for subject in subjects[number % len(subjects):] + subjects[:number % len(subjects)]:
-                found[subject.label][str(kind)].append(_wrk(subject, kind, seconds))
+                found[subject.label][kind].append(load(subject, kind, seconds))
     return found
 
 
-def _wrk(subject, kind, seconds):
-    argv = ['wrk', '-t1', '-d%ds' % seconds, '-s', _WRK, subject.url]
-    argv[1:1] = (['-c%d' % _CLOSE_CONNECTIONS, '-HConnection: close'] if kind == CLOSE
-                 else ['-c%d' % kind])
+def load(subject, kind, seconds):
+    """One run of wrk."""
+    argv = ['wrk', '-t1', '-c' + kind.rpartition(' ')[2], '-d%gs' % seconds, '--timeout', '%ds' % _PATIENCE,
+            '-s', _WRK, subject.url]
+    if kind.startswith(CLOSE):
+        argv.insert(1, '-HConnection: close')
     cpu = processes.cpu_seconds(subject.processes)
     said = processes.run(topology.within(subject.netns, argv))
     cpu = processes.cpu_seconds(subject.processes) - cpu
+    if subject.is_peer:
+        processes.until_quiet(subject.processes)        # its queues outlive who asked
     found = json.loads(said.strip().splitlines()[-1])
     requests = found['requests'] or 1
     return dict(found, command=' '.join(argv), rate=found['requests'] / found['seconds'],
@@ -58,18 +69,38 @@ def guests(subject, first, count, paths=1):
     found = json.loads(processes.run(topology.within(subject.netns, argv)))
     found['cpu'] = processes.cpu_seconds(subject.processes) - cpu
     found['unanswered'] = count * paths - found['statuses'].get('200', 0)
-    if subject.api:
-        counts = subject.api.counts()
-        lookups = list(counts['lookups'].values())
-        found['api'] = {'tokens': counts['tokens'], 'interfaces': counts['interfaces'],
-                        'other': counts['other'], 'lookups': sum(lookups), 'addresses': len(lookups),
-                        'most_lookups': max(lookups or [0])}
+    if subject.is_peer:
+        processes.until_quiet(subject.processes)
+    found['api'] = subject.lookups()
     return found
+
+
+def lookups_alone(subject, count, threads):
+    """Seconds that as many threads as of an agent take for the lookups of so many guests, and no more."""
+    argv = [sys.executable, _LOOKUPS, str(subject.api.port), subject.router.id, str(count), str(threads)]
+    return json.loads(processes.run(argv))
 
 
 def memory(subject):
     """kB of the process that guests talk to."""
-    return processes.memory(subject.server.pid, subject.interpreter.owns)
+    return processes.memory(processes.tree([subject.server])[-1], subject.interpreter.owns)
+
+
+def growth(subject, routers, counts, say=lambda what: None):
+    """{number of routers: kB PSS of all processes that their number makes more or larger}, and the seconds
+    that it took to have them serve."""
+    found = {}
+    for count in counts:
+        if count <= min(len(routers), subject.most_routers):
+            say('%d routers at %s' % (count, subject.label))
+            begun = time.monotonic()
+            running = subject.serve(routers[:count])
+            seconds = time.monotonic() - begun
+            processes.until_quiet(running)
+            found[str(count)] = {'pss': processes.pss(running), 'seconds': seconds,
+                                 'agent': processes.pss([subject.agent]) if subject.is_per_router else 0}
+    subject.forget()
+    return found
 
 
 def first_answer(subject):

@@ -27,7 +27,7 @@ from cloudstub.ports import Ports  # noqa: E402
 from cloudstub.state import StateFile  # noqa: E402
 from cloudstub.tokens import Tokens  # noqa: E402
 
-USER, PASSWORD, TENANT = 'quantum', 'the password', 'service'
+USER, PASSWORD, TENANT, REGION = 'quantum', 'the password', 'service', 'bench'
 
 
 class PortApi(object):
@@ -60,7 +60,7 @@ class PortApi(object):
 def _state(router):
     instances = [_instance(router, topology.GUEST)]
     instances += [_instance(router, topology.guest_address(n)) for n in range(topology.GUESTS)]
-    return {'region': 'bench', 'endpoint_host': '127.0.0.1', 'instances': instances,
+    return {'region': REGION, 'endpoint_host': '127.0.0.1', 'instances': instances,
             'admin': {'user': USER, 'password': PASSWORD, 'tenant': TENANT},
             'routers': [{'id': router.id, 'tenant_id': 'tenant', 'networks': [
                 {'id': router.network, 'port_id': str(uuid.uuid4()), 'gateway_ip': topology.GATEWAY,

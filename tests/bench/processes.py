@@ -4,6 +4,8 @@ import subprocess
 import time
 
 DEADLINE = 15.0         # seconds after which what is waited for counts as failed
+LONG = 90.0             # the same of what has hundreds to begin, or much to import
+_QUIET = 0.2            # seconds without CPU time of those who have nothing to do
 _TICK = float(os.sysconf('SC_CLK_TCK'))
 
 
@@ -73,13 +75,24 @@ def run(argv, text=None):
     return done.stdout
 
 
-def wait_until(condition, what):
+def wait_until(condition, what, deadline=DEADLINE):
     """Wait for a condition; BenchError when it does not come true in time."""
-    end = time.monotonic() + DEADLINE
+    end = time.monotonic() + deadline
     while not condition():
         if time.monotonic() > end:
-            raise BenchError('not within %g s: %s' % (DEADLINE, what))
+            raise BenchError('not within %g s: %s' % (deadline, what))
         time.sleep(0.01)
+
+
+def until_quiet(processes):
+    """Wait until they do nothing any more, but not for long."""
+    end, before = time.monotonic() + DEADLINE, -1
+    while time.monotonic() < end:
+        now = cpu_seconds(processes)
+        if now == before:
+            return
+        before = now
+        time.sleep(_QUIET)
 
 
 def cpu_seconds(processes):
@@ -101,6 +114,17 @@ def tree(processes):
     return pids
 
 
+def pss(processes):
+    """kB of processes and of all their descendants."""
+    return sum(int(line.split()[1]) for pid in tree(processes) for line in _lines('%d/smaps_rollup' % pid)
+               if line.startswith('Pss:'))
+
+
+def open_files(processes):
+    """How many files processes and all their descendants have open."""
+    return sum(len(os.listdir('/proc/%d/fd' % pid)) for pid in tree(processes))
+
+
 def memory(pid, is_shared_only_here):
     """kB of a process: `pss` as the kernel tells it, `rss`, and `alone`.
 
@@ -120,6 +144,11 @@ def memory(pid, is_shared_only_here):
                 if name == ('rss' if is_shared_only_here(path) else 'pss'):
                     total['alone'] += size
     return total
+
+
+def _lines(name):
+    with open('/proc/' + name) as lines:
+        return lines.readlines()
 
 
 def _stat(pid):
