@@ -1,172 +1,167 @@
-"""From the raw figures of a run (a dict, as the JSON has it) to what a person reads.
+"""From the raw figures of a run (a dict, as the JSON has it) to tables: of a terminal, of documents.
 
 Rates are shares of straight nginx's in the same round; of several rounds the median counts. Absolute
 figures say little about another machine.
 """
 import statistics
+from collections import namedtuple
 
 import measures
-import subjects
+import verdicts
 
-_OURS = tuple(kind.name for kind in subjects.OURS)
+# title: one line. note: what has to be known to read it, '' for nothing. rows: lists of str, as head.
+Table = namedtuple('Table', 'title note head rows')
 
 
 def text(run):
-    """The whole report."""
-    parts = [_header(run), _rates(run), _latencies(run), _cpu(run), _first_answers(run), _memory(run),
-             _bursts(run), _storms(run), _verdicts(run)]
-    return '\n\n'.join(part for part in parts if part)
+    """The whole report, for a terminal."""
+    return '\n\n'.join([header(run)] + [_aligned(table) for table in tables(run)])
 
 
-def verdicts(run):
-    """What issue 3 asks for and what was found: yields (label, what, found, limit, is_ok)."""
-    for subject in run['subjects']:
-        if subject['name'] in _OURS:
-            for what, found, limit, is_ok in _verdicts_of(run, subject):
-                yield subject['label'], what, found, limit, is_ok
+def markdown(run):
+    """The tables for a document."""
+    return '\n\n'.join('### %s\n\n%s\n%s' % (table.title, table.note and table.note + '\n', '\n'.join(
+        '| %s |' % ' | '.join(row) for row in [table.head, ['---'] * len(table.head)] + table.rows))
+        for table in tables(run))
 
 
-def _verdicts_of(run, subject):
-    label, is_old = subject['label'], subject['python'].startswith('2.')
-    if run['loads']:
-        yield from _load_verdicts(run, subject, is_old)
-    if label in run['bursts']:
-        yield _at_most('bursts: not answered 200', sum(
-            found['unanswered'] for found in run['bursts'][label].values()), 0, '%d')
-    for stage, found in run['memory'].get(label, {}).items():
-        if subject['per_router'] and stage != 'idle':
-            yield _at_most('MB PSS alone, ' + stage, found['alone'] / 1024.0, 10 if is_old else 13,
-                           '%.1f')
-    if subject['per_router'] and label in run['first_answers']:
-        yield _at_most('ms to the first answer, median',
-                       1000 * _middle(run['first_answers'][label]), 120, '%.0f')
-    if label in run['storms']:
-        found = run['storms'][label]
-        api = found['api']
-        yield _at_most('storm: not answered 200', found['unanswered'], 0, '%d')
-        once = api['lookups'] == api['addresses'] == found['guests']
-        yield ('storm: lookups per guest', '%.3f' % (float(api['lookups']) / found['guests']),
-               'exactly 1', once)
-        yield _at_most('storm: tokens', api['tokens'], 2, '%d')
+def tables(run):
+    """A Table for each kind of figure that the run has."""
+    made = [_verdicts(run), _rates(run), _latencies(run), _cpu(run), _growth(run), _first_answers(run),
+            _memory(run), _bursts(run), _storms(run), _playbooks(run), _soak(run)]
+    return [table for table in made if table.rows]
 
 
-def _load_verdicts(run, subject, is_old):
-    loads = run['loads'][subject['label']]
-    if '16' in loads and subject['name'] == 'builtin':
-        yield _at_least('share of straight at 16', _share(run, subject['label'], '16'),
-                        0.10 if is_old else 0.12)
-        yield _at_most('CPU s per 1000 at 16', measures.median(loads['16'], 'cpu_per_1000'), 0.05,
-                       '%.4f')
-    if '16' in loads and subject['name'] == 'unix':
-        yield _at_least('share of straight at 16', _share(run, subject['label'], '16'), 0.06)
-    yield _at_most('errors at any load', sum(
-        one['errors'] for results in loads.values() for one in results), 0, '%d')
-    if '64' in loads:
-        yield _at_most('p99 ms at 64', measures.median(loads['64'], 'p99') / 1000.0, 15, '%.1f')
-
-
-def _at_least(what, found, limit):
-    return what, '%.3f' % found, 'at least %g' % limit, found >= limit
-
-
-def _at_most(what, found, limit, form):
-    return what, form % found, 'at most %g' % limit, found <= limit
-
-
-def _share(run, label, kind):
-    return _middle(_shares(run, label, kind))
-
-
-def _shares(run, label, kind):
-    straight = run['loads'][run['subjects'][0]['label']]
-    return [one['rate'] / beside['rate']
-            for one, beside in zip(run['loads'][label][kind], straight[kind])]
-
-
-def _middle(values):
-    return statistics.median(values)
-
-
-def _header(run):
+def header(run):
+    """The machine, and all that the figures depend on."""
     lines = ['%s: %s' % (name, ', '.join('%s %s' % (key, run[name][key]) for key in sorted(run[name])))
              for name in ('machine', 'versions', 'settings')]
-    load = ['%s %s' % (when, ' '.join('%.2f' % value for value in run['load_average'][when]))
-            for when in ('before', 'after')]
-    return '\n'.join(lines + ['load average: ' + ', '.join(load)])
+    load = ['%s %s' % (when, ' '.join('%.2f' % value for value in values))
+            for when, values in run['load_average'].items()]
+    return '\n'.join(lines + ['load average: ' + ', '.join(load)] + run['missing'])
+
+
+def _verdicts(run):
+    rows = [[one.label, one.what, one.found, one.wanted, 'ok' if one.is_ok else 'FALLS SHORT']
+            for one in verdicts.of(run)]
+    return Table('What is asked for', '', ['', '', 'found', 'wanted', ''], rows)
 
 
 def _rates(run):
-    """Shares of straight nginx: median, lowest and highest of the rounds."""
-    if not run['loads']:
-        return ''
     straight = run['subjects'][0]['label']
-    kinds = list(run['loads'][straight])
     rows = []
     for label, loads in run['loads'].items():
         cells = []
-        for kind in kinds:
-            values, form = _shares(run, label, kind), '%.3f (%.3f-%.3f)'
+        for kind, results in loads.items():
+            values, form = verdicts.shares(run, label, kind), '%s (%s-%s)'
+            show = _share
             if label == straight:
-                values, form = [one['rate'] for one in loads[kind]], '%.0f (%.0f-%.0f)'
-            cells.append(form % (_middle(values), min(values), max(values)))
+                values, show = [one['rate'] for one in results], '{:.0f}'.format
+            cells.append(form % tuple(show(value) for value in (
+                statistics.median(values), min(values), max(values))))
         rows.append([label] + cells)
-    return _table('Requests per second: straight nginx, and shares of it; median (lowest-highest)\n'
-                  '(close: a connection for every request)', ['connections'] + kinds, rows)
+    return Table('Requests per second', 'Straight nginx, and shares of it; median (lowest-highest). close: a '
+                 'connection for every request.', ['connections'] + _kinds(run), rows)
+
+
+def _share(value):
+    return '%.3f' % value if value >= 0.02 else '%.4f' % value
+
+
+def _kinds(run):
+    return list(next(iter(run['loads'].values()), ()))
 
 
 def _latencies(run):
     rows = []
     for label, loads in run['loads'].items():
-        errors = sum(one['errors'] for kind in loads for one in loads[kind])
-        rows.append([label] + ['%.2f / %.2f' % (measures.median(results, 'p50') / 1000,
-                                                measures.median(results, 'p99') / 1000)
-                               for results in loads.values()] + [str(errors)])
-    kinds = list(rows and run['loads'][rows[0][0]])
-    return _table('Milliseconds, p50 / p99', ['connections'] + kinds + ['errors'], rows)
+        errors = sum(one['errors'] for results in loads.values() for one in results)
+        answers = sum(one['requests'] for results in loads.values() for one in results)
+        rows.append([label] + ['/'.join(_ms(measures.median(results, name) / 1e6)
+                                        for name in ('p50', 'p99', 'p999'))
+                               for results in loads.values()] + ['%d of %d' % (errors, answers)])
+    return Table('Milliseconds, p50/p99/p99.9', 'Errors: no connection, cut off, timed out, not 200.',
+                 ['connections'] + _kinds(run) + ['errors'], rows)
 
 
 def _cpu(run):
-    rows = [[label] + ['%.4f' % measures.median(results, 'cpu_per_1000')
-                       for results in loads.values()] for label, loads in run['loads'].items()]
-    kinds = list(rows and run['loads'][rows[0][0]])
-    return _table('CPU seconds per 1000 requests, all processes of the subject',
-                  ['connections'] + kinds, rows)
+    rows = [[label] + ['%.3f' % measures.median(results, 'cpu_per_1000') for results in loads.values()]
+            for label, loads in run['loads'].items()]
+    return Table('CPU seconds per 1000 requests', 'All processes of the subject.',
+                 ['connections'] + _kinds(run), rows)
+
+
+def _growth(run):
+    counts = sorted(set(int(count) for found in run['growth'].values() for count in found))
+    rows = []
+    for label, found in run['growth'].items():
+        row = [label]
+        for count in map(str, counts):
+            row += ['%.3f' % (found[count]['pss'] / 1024.0 / int(count)),
+                    '%.1f' % found[count]['seconds']] if count in found else ['', '']
+        rows.append(row + ['%.0f' % (max(one['agent'] for one in found.values()) / 1024.0)])
+    return Table('MB PSS per router, and seconds until all are served', 'Without the agent, which is in the '
+                 'last column. shared: one process anew for each number; else those that are lacking.',
+                 ['routers'] + [cell for count in counts for cell in ('%d: MB' % count, 's')] + ['agent MB'],
+                 rows)
 
 
 def _first_answers(run):
-    rows = [[label, '%.0f' % (1000 * _middle(seconds)), ' '.join('%.0f' % (1000 * s) for s in seconds)]
+    rows = [[label, _ms(statistics.median(seconds)), ' '.join(_ms(one) for one in seconds)]
             for label, seconds in run['first_answers'].items()]
-    return _table('Milliseconds from the start of the opener to the first 200', ['', 'median', 'each'],
-                  rows)
+    return Table('Milliseconds from the start of a router\'s server to its guest\'s first 200', '',
+                 ['', 'median', 'each'], rows)
 
 
 def _memory(run):
     stages = list(next(iter(run['memory'].values()), {}))
     rows = [[label] + ['%.1f / %.1f' % (found[stage]['alone'] / 1024.0, found[stage]['pss'] / 1024.0)
                        for stage in stages] for label, found in run['memory'].items()]
-    return _table('MB of the process that serves guests, PSS alone / PSS beside the others of its '
-                  'Python here', [''] + stages, rows)
+    return Table('MB of the process that serves guests', 'PSS alone on a machine / PSS beside the others '
+                 'of its Python here.', [''] + stages, rows)
 
 
 def _bursts(run):
     rows = [[label, name, _counted(found), '%.3f' % found['connect_seconds'], '%.3f' % found['seconds'],
-             '%.0f / %.0f' % (1000 * found['p50'], 1000 * found['p99'])]
+             _ms(found['p50']) + '/' + _ms(found['p99'])]
             for label, bursts in run['bursts'].items() for name, found in bursts.items()]
-    return _table('Guests that connect at the same instant', [
-        '', 'guests', 'answers', 'connect() s', 'last answer s', 'p50 / p99 ms'], rows)
+    return Table('Guests that connect at the same instant', 'unknown: looked up for the first time.', [
+        '', 'guests', 'answers', 'connect() s', 'last answer s', 'p50/p99 ms'], rows)
 
 
 def _storms(run):
-    rows = [[label, '%d x %d' % (found['guests'], found['paths']), _counted(found),
-             '%d for %d' % (found['api']['lookups'], found['api']['addresses']),
-             str(found['api']['tokens']), '%.2f' % found['seconds'],
-             '%.0f / %.0f' % (1000 * found['p50'], 1000 * found['p99']),
-             '%.0f / %.0f' % (1000 * found['first_p50'], 1000 * found['first_p99']),
-             '%.4f' % (1000 * found['cpu'] / (found['guests'] * found['paths']))]
-            for label, found in run['storms'].items()]
-    return _table('Cold boot storm, %g ms per API call' % (1000 * run['settings']['storm_delay']), [
-        '', 'guests x paths', 'answers', 'lookups', 'tokens', 'seconds', 'p50 / p99 ms',
-        'first request', 'CPU s per 1000'], rows)
+    rows = [['lookups alone', name, '', '', '', '%.2f' % found['seconds'], '', '', '']
+            for name, found in run['alone'].items()]
+    for label, storms in run['storms'].items():
+        for name, found in storms.items():
+            api = found['api']
+            rows.append([label, name, '%d x %d' % (found['guests'], found['paths']), _counted(found),
+                         '%d for %d' % (api['lookups'], found['guests']), '%.2f' % found['seconds'],
+                         _ms(found['p50']) + '/' + _ms(found['p99']),
+                         _ms(found['first_p50']) + '/' + _ms(found['first_p99']),
+                         '%.3f' % (1000 * found['cpu'] / (found['guests'] * found['paths']))])
+    return Table('Cold boot storm', 'Lookups alone: those that ours makes, by as many threads that do nothing '
+                 'else.', [
+        '', 'API call', 'guests x paths', 'answers', 'lookups', 'seconds', 'p50/p99 ms', 'first request',
+        'CPU s per 1000'], rows)
+
+
+def _playbooks(run):
+    rows = [[one['mode'], str(one['nodes']), str(one['routers']), '%.1f' % one['first'],
+             '%.1f' % one['again'], '%.1f' % one['one'] if one['one'] else '', str(one['failed'])]
+            for one in run.get('playbooks', ())]
+    return Table('Seconds of routers.yml', 'Nodes are containers on this one machine and share its cores.',
+                 ['mode', 'nodes', 'routers each', 'first', 'again', 'one router', 'failed'], rows)
+
+
+def _soak(run):
+    rows = []
+    for label, samples in run['soak'].items():
+        early, late = verdicts.minute_and_end(samples)
+        rows.append([label, '%.0f' % late['seconds']] + [form % one[name] for name, form in (
+            ('pss', '%d'), ('files', '%d')) for one in (samples[0], early, late)])
+    return Table('Soak', 'At the first sample, after a minute, at the end.', [
+        '', 'seconds', 'kB PSS', '1 min', 'end', 'open files', '1 min', 'end'], rows)
 
 
 def _counted(found):
@@ -174,17 +169,14 @@ def _counted(found):
     return ', '.join('%d x %s' % (count, kind) for kind, count in kinds)
 
 
-def _verdicts(run):
-    rows = [[label, what, found, limit, 'ok' if is_ok else 'FALLS SHORT']
-            for label, what, found, limit, is_ok in verdicts(run)]
-    return _table('Issue 3, done when', ['', '', 'found', 'wanted', ''], rows)
+def _ms(seconds):
+    return '%.3g' % (1000 * seconds) if seconds < 1 else '%.0f' % (1000 * seconds)
 
 
-def _table(title, head, rows):
-    """Lines of aligned columns, or '' without rows."""
-    if not rows:
-        return ''
-    widths = [max(len(row[n]) for row in [head] + rows) for n in range(len(head))]
+def _aligned(table):
+    """Lines of aligned columns."""
+    widths = [max(len(row[n]) for row in [table.head] + table.rows) for n in range(len(table.head))]
     lines = ['  '.join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip()
-             for row in [head] + rows]
-    return '\n'.join([title, '-' * max(map(len, title.split('\n')))] + lines)
+             for row in [table.head] + table.rows]
+    head = [table.title] + ([table.note] if table.note else [])
+    return '\n'.join(head + ['-' * max(map(len, head))] + lines)

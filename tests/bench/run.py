@@ -9,8 +9,8 @@ patched tree (--folsom-tree), run by --folsom-python. A peer that is not there i
 The raw figures are kept under build/bench/. Everything happens in namespaces that end with the run
 (isolation).
 
-Who knows whom, imports go down only: `run`; `report`; `soak`, `measures`; `subjects`; `ours`, `peers`;
-`subject`; `interpreters`, `nova`, `portapi`; `topology`; `processes`, `isolation`. `guests` and `wrk.lua`
+Who knows whom, imports go down only: `run`; `report`, `verdicts`; `soak`, `measures`; `subjects`; `ours`,
+`peers`; `subject`; `interpreters`, `nova`, `portapi`; `topology`; `processes`, `isolation`. `guests` and `wrk.lua`
 are run in a guests' namespace, `lookups` beside the port API, `neutron_lookup` and `folsom_program` by
 the peers' Pythons. Another subject is a class in `ours` or `peers`; another figure is a function in
 `measures` and a table in `report`.
@@ -20,6 +20,7 @@ import glob
 import json
 import os
 import platform
+import re
 import shutil
 import sys
 import time
@@ -42,7 +43,8 @@ _FULL = {'quick': False, 'seconds': 2, 'rounds': 3, 'connections': (1, 16, 64, 2
          'routers': (1, 20, 100, 500), 'bursts': (16, 200, 1000), 'storm_delays': (0, 0.01, 0.05),
          'storm_guests': 1000, 'storm_guests_of_peers': 40, 'storm_paths': 25, 'soak': 600}
 _QUICK = dict(_FULL, quick=True, seconds=1, rounds=2, connections=(16, 64), rest=2.0, first=2,
-              routers=(1, 20), bursts=(16, 200), storm_delays=(0, 0.01), storm_guests=200, storm_guests_of_peers=8, soak=20)
+              routers=(1, 20), bursts=(16, 200), storm_delays=(0, 0.01), storm_guests=200,
+              storm_guests_of_peers=8, soak=20)
 
 
 class Parser(argparse.ArgumentParser):
@@ -207,8 +209,8 @@ def _machine():
 
 
 def _versions(options):
-    neutron = glob.glob('%s/lib/python3*/site-packages/neutron-*.dist-info' % options.neutron)
-    return {'neutron': neutron[0].rpartition('-')[0].rpartition('neutron-')[2].replace('.dist', '') if neutron else 'none',
+    found = glob.glob('%s/lib/python3*/site-packages/neutron-*.dist-info' % options.neutron)
+    return {'neutron': re.findall(r'neutron-(.*)\.dist-info', found[0])[0] if found else 'none',
             'haproxy': processes.run(['sh', '-c', 'haproxy -v || echo HAProxy version none']).split()[2],
             'nginx': processes.run(['sh', '-c', 'nginx -v 2>&1']).strip().rpartition('/')[2],
             'wrk': processes.run(['sh', '-c', 'wrk -v 2>&1 || true']).split()[1],

@@ -32,8 +32,3 @@ def run(subjects, seconds, say=lambda what: None):
                                      'files': processes.open_files(one.processes)})
         number += 1
     return found
-
-
-def between(samples, first=60.0):
-    """(sample at the first minute, last sample)."""
-    return min(samples, key=lambda sample: abs(sample['seconds'] - first)), samples[-1]
