@@ -144,10 +144,11 @@ endif
 # Each on 2.7 and on the newest Python 3 of this machine, or on those that BENCH_PYTHONS names.
 BENCH_PYTHONS ?= build/python2.7/usr/bin/python2.7 \
   $(shell for n in $$(seq 30 -1 9); do python3.$$n -c 'import ctypes, ssl' 2>/dev/null && command -v python3.$$n && break; done)
+BENCH_RUN := build/bench/$(shell date +%Y%m%d-%H%M%S)
 BENCH_FOLSOM := $(if $(SOURCES),build/folsom-site/.complete)
 run-bench: PACKAGES += nginx haproxy wrk
 run-bench: packages $(VENV)/.complete build/python2.7/.complete build/bench-py2/.complete build/bench-py3/.complete \
-  $(INTEROP)/neutron/.complete $(BENCH_FOLSOM)
+  build/bench-page/.complete $(INTEROP)/neutron/.complete $(BENCH_FOLSOM)
 ifneq ($(SOURCES),)
 	ansible-playbook playbooks/backport.yml -e folsom_base=$(firstword $(FOLSOM_BASES)) -e nova_source= -e quantum_source="$$QUANTUM_SOURCE"
 	rm -rf build/bench-quantum && git clone --quiet --branch mdproxy/$(firstword $(FOLSOM_BASES)) \
@@ -156,7 +157,9 @@ endif
 	$(SUDO) $(CURDIR)/$(BIN)/python tests/bench/run.py --neutron $(INTEROP)/neutron \
 	  $(foreach python,$(BENCH_PYTHONS),--python $(abspath $(python)):$(CURDIR)/build/bench-py$(if $(findstring python2,$(notdir $(python))),2,3)) \
 	  $(if $(SOURCES),--folsom-python $(CURDIR)/build/python2.7/usr/bin/python2.7 --folsom-tree $(CURDIR)/build/bench-quantum \
-	    --folsom-site $(CURDIR)/build/folsom-site/usr/local/lib/python2.7/dist-packages) $(BENCH)
+	    --folsom-site $(CURDIR)/build/folsom-site/usr/local/lib/python2.7/dist-packages) \
+	  --json $(BENCH_RUN).json $(BENCH)
+	build/bench-page/bin/python tests/bench/page.py $(BENCH_RUN).json
 
 # A Python 2.7 that runs as it is, with the libraries that Debian 12 does not have any more.
 build/python2.7/.complete: | packages
@@ -174,6 +177,11 @@ build/bench-py%/.complete: roles/mdproxy/files/locks/py%.txt $(VENV)/.complete
 	$(BIN)/python -m pip download --quiet --disable-pip-version-check --only-binary=:all: --no-deps \
 	  --python-version $(if $(filter 2,$*),2.7,3.9) --implementation py --abi none --platform any --dest $(@D)/wheels -r $(@D)/requirements.txt
 	for wheel in $(@D)/wheels/*.whl; do $(BIN)/python -m zipfile --extract $$wheel $(@D) || exit 1; done
+	touch $@
+
+build/bench-page/.complete: tests/bench/requirements.txt | packages
+	$(PYTHON) -m venv --clear $(@D)
+	$(@D)/bin/python -m pip install --quiet --disable-pip-version-check -r $<
 	touch $@
 
 build/folsom-site/.complete: $(FOLSOM_SITE)

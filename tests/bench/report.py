@@ -140,8 +140,8 @@ def _storms(run):
                          _ms(found['p50']) + '/' + _ms(found['p99']),
                          _ms(found['first_p50']) + '/' + _ms(found['first_p99']),
                          '%.3f' % (1000 * found['cpu'] / (found['guests'] * found['paths']))])
-    return Table('Cold boot storm', 'Lookups alone: those that ours makes, by as many threads that do nothing '
-                 'else.', [
+    return Table('Cold boot storm', 'Lookups alone: those that ours makes, by as many threads that do '
+                 'nothing else.', [
         '', 'API call', 'guests x paths', 'answers', 'lookups', 'seconds', 'p50/p99 ms', 'first request',
         'CPU s per 1000'], rows)
 

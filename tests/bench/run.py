@@ -9,11 +9,11 @@ patched tree (--folsom-tree), run by --folsom-python. A peer that is not there i
 The raw figures are kept under build/bench/. Everything happens in namespaces that end with the run
 (isolation).
 
-Who knows whom, imports go down only: `run`; `report`, `verdicts`; `soak`, `measures`; `subjects`; `ours`,
-`peers`; `subject`; `interpreters`, `nova`, `portapi`; `topology`; `processes`, `isolation`. `guests` and `wrk.lua`
-are run in a guests' namespace, `lookups` beside the port API, `neutron_lookup` and `folsom_program` by
-the peers' Pythons. Another subject is a class in `ours` or `peers`; another figure is a function in
-`measures` and a table in `report`.
+Who knows whom, imports go down only: `run`, `page`; `report`, `verdicts`; `soak`, `measures`; `subjects`;
+`ours`, `peers`; `subject`; `interpreters`, `nova`, `portapi`; `topology`; `processes`, `isolation`.
+`guests` and `wrk.lua` are run in a guests' namespace, `lookups` beside the port API, `neutron_lookup` and
+`folsom_program` by the peers' Pythons, `page` by one with matplotlib. Another
+subject is a class in `ours` or `peers`; another figure is a function in `measures` and a table in `report`.
 """
 import argparse
 import glob
