@@ -42,10 +42,22 @@ admin_password = {password}
 """
 
 
-class Haproxy(subject.PerRouter):
-    """neutron's haproxy and metadata agent. A lookup takes `delay` seconds, of which a request makes two."""
+class Peer(subject.PerRouter):
+    """A proxy for each router, and an agent behind a unix socket."""
 
     is_peer = True
+
+    def _removed_socket(self):
+        """Path of the agent's socket, which is not there until it listens."""
+        path = self.path('metadata_proxy')
+        if os.path.exists(path):
+            os.unlink(path)
+        return path
+
+
+class Haproxy(Peer):
+    """neutron's haproxy and metadata agent. A lookup takes `delay` seconds, of which a request makes two."""
+
     most_routers = 500
 
     def __init__(self, venv):
@@ -66,8 +78,8 @@ class Haproxy(subject.PerRouter):
             self.write('agent.ini', _NEUTRON_CONF.format(
                 folder=folder, secret=subject.SECRET, nova=nova.PORT))
             self._conf = self._configuration(folder)
-        path = self.path('metadata_proxy')
         self.begin_lookups(self.delay)
+        path = self._removed_socket()
         self.agent = processes.Process(
             [self._python, os.path.join(HERE, 'neutron_lookup.py'), self.path('lookups'),
              '--config-file', self.path('agent.ini')], self.path('agent.log'), cwd='/')
@@ -104,11 +116,10 @@ class SlowHaproxy(Haproxy):
     most_routers = 0            # as Haproxy
 
 
-class Folsom(subject.PerRouter):
+class Folsom(Peer):
     """Upstream's proxy and agent on Folsom, the series of this toolkit; the port API takes no time."""
 
     name = 'folsom'
-    is_peer = True
     most_routers = 100
 
     def __init__(self, python, site, tree):
@@ -129,7 +140,7 @@ class Folsom(subject.PerRouter):
                 folder=os.path.dirname(self.path('')), secret=subject.SECRET, nova=nova.PORT,
                 port=self.api.port, region=portapi.REGION, tenant=portapi.TENANT, user=portapi.USER,
                 password=portapi.PASSWORD))
-        path = self.path('metadata_proxy')
+        path = self._removed_socket()
         self.agent = self._run('agent', 'quantum-metadata-agent')
         processes.wait_until(lambda: self.agent.check() or os.path.exists(path), path)
         self.start_server()
