@@ -87,6 +87,8 @@ def _line(axes, run, label, points, **more):
     style = dict({'color': _COLOURS.get(name), 'linestyle': _DASHES.get(python, '-'), 'label': label,
                   'marker': 'o', 'markersize': 3, 'linewidth': 1.5}, **more)
     axes.plot(xs, ys, **style)
+    if axes.get_xscale() == 'log':
+        axes.set_xticks(xs)
     if points and len(points[0]) > 2:
         axes.fill_between(xs, [point[2] for point in points], [point[3] for point in points],
                           color=style['color'], alpha=0.12, linewidth=0)
@@ -98,8 +100,9 @@ def _panels(count, title, xlabel, ylabel, scale='log'):
         axes.set(xscale=scale, yscale=scale, xlabel=xlabel)
         axes.grid(True, which='major', alpha=0.25)
         axes.spines[['top', 'right']].set_visible(False)
-        axes.xaxis.set_major_formatter(ticker.FormatStrFormatter('%g'))
-        axes.yaxis.set_major_formatter(ticker.FormatStrFormatter('%g'))
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.set_major_formatter(ticker.FormatStrFormatter('%g'))
+            axis.set_minor_formatter(ticker.NullFormatter())
     panels[0][0].set_ylabel(ylabel)
     if title:
         panels[0][0].set_title(title)
