@@ -15,10 +15,10 @@ CR LF and reaches to the next, so a head is well formed if there are as many fie
 only when that fails a slow path looks for the reason. Data is not copied into the buffer while the
 buffer is empty. Chunked bodies of requests and responses are decoded by the same code.
 
-Two shortcuts give what the long way would, only sooner. A request's head that was judged before is
+Shortcuts give what the long way would, only sooner. A request, or its fields, that was judged before is
 looked up, byte for byte. A response's head that comes in one packet and is as nearly all are is
-judged by one expression, and its own bytes are what the writer passes on; the list of its headers
-is made when somebody asks.
+judged by one expression, or looked up too, and its own bytes are what the writer passes on; the list of
+its headers is made when somebody asks.
 """
 import re
 
@@ -76,14 +76,18 @@ _FRAMING = frozenset((b'content-length', b'transfer-encoding'))
 _BODILESS = (204, 304)
 _CHUNKED, _UNTIL_CLOSE = -1, -2  # in place of a body's length
 _END_EVENT = (END, None)
+_NEVER_SEEN = None, None
 _SIZE, _DATA, _DATA_END, _TRAILERS = range(4)  # where in a chunked body a reader is
 
 # What RequestReader remembers of heads that no body follows, for all connections, because everybody
 # with the same software writes the same: {head from its version's last digit on: (headers,
 # keep_alive)}. Not what is longer than clients write: a head that a link has signed never comes
-# again. Full it takes half a megabyte, and one if somebody makes heads for that.
+# again. Full it takes a quarter of a megabyte, and half of one if somebody makes heads for that.
 _KNOWN = {}
-_KNOWN_HEADS, _KNOWN_SIZE, _KNOWN_FIELDS = 512, 192, 16
+_KNOWN_HEADS, _KNOWN_SIZE, _KNOWN_FIELDS = 256, 192, 16
+# The same of whole requests, {bytes: Request}, and of usual heads of responses, {bytes: (event,
+# Content-Length)}: what one guest asks at its start, and is answered, the others do within the second.
+_KNOWN_REQUESTS, _KNOWN_RESPONSES, _KNOWN_ANSWER = {}, {}, 384
 
 
 def _usual_head():
@@ -131,9 +135,9 @@ class Request(object):
     """A request with its complete body.
 
     method (bytes): one of METHODS. target (bytes): path and query, begins with '/'. minor: 0 or 1,
-    of HTTP/1.minor. headers: list of (lowercase name, value without white space around it), bytes,
+    of HTTP/1.minor. headers: tuple of (lowercase name, value without white space around it), bytes,
     as ordered by the sender. body (bytes): decoded if it came chunked. keep_alive: whether the
-    sender allows another request on the connection.
+    sender allows another request on the connection. Nobody changes one: it may be given twice.
     """
 
     __slots__ = ('method', 'target', 'minor', 'headers', 'body', 'keep_alive')
@@ -358,7 +362,11 @@ class RequestReader(_Reader):
     def feed(self, data):
         """Take bytes from the guest. What follows an error or a last request is dropped."""
         if self._ended is None:
-            self._append(data)
+            if self._pos == len(self._buf):
+                self._buf = data
+                self._pos = self._seen = 0
+            else:
+                self._append(data)
 
     def next_request(self):
         """The next Request, or None until more is fed.
@@ -373,8 +381,12 @@ class RequestReader(_Reader):
         try:
             request = self._request
             if request is None:
-                if self._pos == len(self._buf):
+                buf = self._buf
+                if self._pos == len(buf):
                     return None
+                request = self._known_request(buf)
+                if request is not None:
+                    return request
                 request = self._read_head()
                 if request is None:
                     return None
@@ -417,10 +429,22 @@ class RequestReader(_Reader):
             return 'body'
         return 'idle' if self._pos == len(self._buf) else 'head'
 
+    def _known_request(self, buf):
+        """The Request that the buffer is and nothing else, if it has been read before; taken."""
+        if not self._pos and type(buf) is bytes:
+            request = _KNOWN_REQUESTS.get(buf)
+            if request is not None and len(buf) <= self._max_head \
+                    and len(request.headers) <= self._max_fields:
+                self._buf = b''
+                if not request.keep_alive:
+                    self._ended = True
+                return request
+
     def _read_head(self):
         """A Request without its body, whose framing is left in _length; None if incomplete."""
         buf, line, rest = self._buf, None, None
-        if not self._pos and len(buf) <= self._max_head and type(buf) is bytes:
+        at_once = not self._pos
+        if at_once and len(buf) <= self._max_head and type(buf) is bytes:
             line = _REQUEST_LINE.match(buf)
             rest = line and buf[line.start(3):]
         if rest in _KNOWN:
@@ -438,15 +462,17 @@ class RequestReader(_Reader):
         if len(headers) > self._max_fields:
             raise ProtocolError(431, 'too many header fields')
         method, target, minor = line.groups()
-        return Request(method, target or b'/', 1 if minor == b'1' else 0, list(headers), b'',
-                       keep_alive)
+        request = Request(method, target or b'/', 1 if minor == b'1' else 0, headers, b'', keep_alive)
+        if at_once and not self._length and self._pos == len(buf) <= _KNOWN_SIZE:
+            _remember(_KNOWN_REQUESTS, bytes(buf), request)
+        return request
 
     def _judge(self, rest):
         """The fields of a request and what follows from them: (headers, keep_alive), and _length.
 
         rest: the head from its version's last digit on. It is remembered if no body follows.
         """
-        headers = [(name.lower(), value) for name, value in self._fields(rest[1:-2])]
+        headers = tuple((name.lower(), value) for name, value in self._fields(rest[1:-2]))
         fields = dict(headers)
         if len(fields) != len(headers):
             _refuse_repeated(headers)
@@ -461,9 +487,7 @@ class RequestReader(_Reader):
         if b'content-length' in fields or b'transfer-encoding' in fields:
             self._frame(fields, minor)
         elif len(rest) <= _KNOWN_SIZE and len(headers) <= _KNOWN_FIELDS:
-            if len(_KNOWN) >= _KNOWN_HEADS:
-                _KNOWN.clear()
-            _KNOWN[rest] = headers, keep_alive
+            _remember(_KNOWN, rest, (headers, keep_alive))
         return headers, keep_alive
 
     def _frame(self, fields, minor):
@@ -536,6 +560,11 @@ class ResponseReader(_Reader):
         self._started = True
         usual = None
         if self._in_head and self._pos == len(self._buf) and self._method != b'HEAD':
+            end = data.find(b'\r\n\r\n') + 4
+            event, length = _KNOWN_RESPONSES.get(data[:end], _NEVER_SEEN)
+            if length == len(data) - end and end <= self._max_head:
+                self._method = None
+                return [event, (BODY, data[end:]), _END_EVENT]
             usual = _USUAL_HEAD.match(data)
         try:
             if usual and usual.end() <= self._max_head:
@@ -588,6 +617,8 @@ class ResponseReader(_Reader):
         if length and int(length) == len(data) - end:
             if end < len(data):
                 events.append((BODY, data[end:]))
+                if end <= _KNOWN_ANSWER:
+                    _remember(_KNOWN_RESPONSES, data[:end], (events[0], int(length)))
             events.append(_END_EVENT)
             self._method = None
             return events
@@ -722,6 +753,15 @@ class ResponseWriter(object):
         return self._close
 
 
+def format_usual(request, head, body):
+    """The bytes of a whole response as most are: one with Content-Length, to HTTP/1.1, on a connection
+    that is kept. None for all others, which ResponseWriter is for."""
+    passing, measured = head.passing()
+    if measured and request.minor and request.keep_alive and request.method != b'HEAD' \
+            and head.status not in _BODILESS:
+        return b'%s\r\n%s' % (passing, body)
+
+
 def format_request(method, target, headers, body):
     """Bytes of an HTTP/1.1 request: the headers (a list of name and value) exactly as given, and
     Content-Length if there is a body or the method is POST or PUT. All bytes, checked by nobody:
@@ -750,6 +790,12 @@ def format_response(status, text, request=None, close=False, headers=()):
     if request is None or request.method != b'HEAD':
         lines.append(text)
     return b''.join(lines)
+
+
+def _remember(known, key, value):
+    if len(known) >= _KNOWN_HEADS:
+        known.clear()
+    known[key] = value
 
 
 def _connection(request, close):

@@ -33,6 +33,7 @@ from .http1 import (
     RequestReader,
     ResponseWriter,
     format_response,
+    format_usual,
 )
 
 AHEAD = 65536           # bytes taken of requests that have to wait for earlier answers
@@ -100,23 +101,19 @@ class Exchange(object):
     status: of the answer, 0 before it begins. began: when the request was complete, by _clock.
     """
 
-    __slots__ = ('request', 'peer', 'origin', 'mac', 'context', 'source', 'status', 'began', '_connection',
-                 '_writer')
+    __slots__ = ('request', 'peer', 'origin', 'mac', 'context', 'source', 'status', 'started', 'began',
+                 '_connection', '_writer')
 
     def __init__(self, connection, request):
         self.request, self.peer = request, connection.peer
         self.origin, self.mac = connection.origin, connection.mac
         self.context = self.source = None
-        self.status, self.began = 0, _clock()
+        self.status, self.started, self.began = 0, False, _clock()
         self._connection, self._writer = connection, None
 
     @property
     def gone(self):
         return self._connection is None
-
-    @property
-    def started(self):
-        return self._writer is not None
 
     def respond(self, status, text, headers=()):
         """Answer with a status and a line of text (native str).
@@ -135,12 +132,21 @@ class Exchange(object):
         connection = self._connection
         if connection is None:
             return
+        if len(events) == 3 and not self.started and not connection.last:       # all of it, as a rule
+            head = events[0][1]
+            data = format_usual(self.request, head, events[1][1])
+            if data is not None:
+                self.status, self.started = head.status, True
+                connection.write(data)
+                if self._connection is not None:
+                    connection.answered(False)
+                return
         pieces, ended = [], False
         for kind, value in events:
             if kind is BODY:
                 pieces.append(self._writer.body(value))
             elif kind is HEAD:
-                self.status = value.status
+                self.status, self.started = value.status, True
                 self._writer = ResponseWriter(self.request, connection.last)
                 pieces.append(self._writer.head(value))
             else:

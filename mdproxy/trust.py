@@ -87,7 +87,7 @@ def believed_mac(ip, mac):
     the address was made (EUI-64), as neutron's agent has it: port security lets no other link-local
     address out of a port. TrustError with status 404 when there is neither, or they disagree.
     """
-    if not is_link_local(ip):
+    if ':' not in ip or not is_link_local(ip):
         return None
     made_of = _eui64(ip)
     if not (mac or made_of):

@@ -15,6 +15,7 @@ _ASK = ('GET /latest/meta-data/instance-id HTTP/1.1\r\nHost: %s\r\nConnection: c
         % topology.METADATA).encode()
 _HERE = os.path.dirname(os.path.abspath(__file__))
 _WRK, _GUESTS, _LOOKUPS = (os.path.join(_HERE, name) for name in ('wrk.lua', 'guests.py', 'lookups.py'))
+_STOLEN, _TRIES = 0.03, 5   # the share of the cores' time that may be taken, runs until it is taken as it is
 _KNOCK = 0.02               # seconds until a connection is tried anew, sooner than TCP would: 1 s
 _PATIENCE = 10              # seconds that wrk waits for an answer
 
@@ -41,7 +42,21 @@ def loads(subjects, connections, seconds, rounds, say=lambda what: None):
 
 
 def load(subject, kind, seconds):
-    """One run of wrk."""
+    """One run of wrk; again, but not for ever, when a hypervisor took the machine's cores meanwhile.
+
+    stolen: the share that it took. disturbed: those runs that were not taken, whatever they gave.
+    """
+    disturbed = []
+    while True:
+        before, begun = processes.stolen(), time.monotonic()
+        found = _wrk(subject, kind, seconds)
+        found['stolen'] = (processes.stolen() - before) / (time.monotonic() - begun) / os.cpu_count()
+        if found['stolen'] <= _STOLEN or len(disturbed) == _TRIES - 1:
+            return dict(found, disturbed=disturbed)
+        disturbed.append(found)
+
+
+def _wrk(subject, kind, seconds):
     argv = ['wrk', '-t1', '-c' + kind.rpartition(' ')[2], '-d%gs' % seconds, '--timeout', '%ds' % _PATIENCE,
             '-s', _WRK, subject.url]
     if kind.startswith(CLOSE):

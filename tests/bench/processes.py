@@ -100,6 +100,11 @@ def cpu_seconds(processes):
     return sum(int(value) for pid in tree(processes) for value in _stat(pid)[11:13]) / _TICK
 
 
+def stolen():
+    """Seconds that a hypervisor has given to others although the cores of this machine had work."""
+    return int(_lines('stat')[0].split()[8]) / _TICK
+
+
 def tree(processes):
     """Pids of processes and of all their descendants."""
     parents = {}

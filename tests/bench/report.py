@@ -38,6 +38,11 @@ def header(run):
              for name in ('machine', 'versions', 'settings')]
     load = ['%s %s' % (when, ' '.join('%.2f' % value for value in values))
             for when, values in run['load_average'].items()]
+    loads = [one for kinds in run['loads'].values() for results in kinds.values() for one in results]
+    if loads:
+        lines.append('cores taken by the hypervisor: at most %.1f %% during a load; %d loads were made again '
+                     'for more' % (100 * max(one['stolen'] for one in loads),
+                               sum(len(one['disturbed']) for one in loads)))
     return '\n'.join(lines + ['load average: ' + ', '.join(load)] + run['missing'])
 
 

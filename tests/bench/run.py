@@ -39,7 +39,7 @@ sys.path.insert(0, topology.ROOT)
 from mdproxy import config  # noqa: E402
 
 MEASURES = ('first', 'load', 'growth', 'burst', 'storm', 'soak')
-_FULL = {'quick': False, 'seconds': 2, 'rounds': 3, 'connections': (1, 16, 64, 256), 'rest': 5.0, 'first': 5,
+_FULL = {'quick': False, 'seconds': 2, 'rounds': 5, 'connections': (1, 16, 64, 256), 'rest': 5.0, 'first': 5,
          'routers': (1, 20, 100, 500), 'bursts': (16, 200, 1000), 'storm_delays': (0, 0.01, 0.05),
          'storm_guests': 1000, 'storm_guests_of_peers': 40, 'storm_paths': 25, 'soak': 600}
 _QUICK = dict(_FULL, quick=True, seconds=1, rounds=2, connections=(16, 64), rest=2.0, first=2,

@@ -32,7 +32,7 @@ def test_a_plain_get_has_all_its_parts():
     request = read(b'GET /latest?x=%41 HTTP/1.1\r\nHost: h:80\r\nUser-AGENT:  curl/7 \t\r\n'
                    b'Empty:\r\n\r\n')
     assert (request.method, request.target, request.minor) == (b'GET', b'/latest?x=%41', 1)
-    assert request.headers == [(b'host', b'h:80'), (b'user-agent', b'curl/7'), (b'empty', b'')]
+    assert request.headers == ((b'host', b'h:80'), (b'user-agent', b'curl/7'), (b'empty', b''))
     assert (request.body, request.keep_alive) == (b'', True)
 
 
@@ -168,7 +168,7 @@ def test_other_hosts_are_ours_too(host):
 
 
 def test_http_1_0_needs_no_host_but_may_not_have_two():
-    assert read(b'GET / HTTP/1.0\r\n\r\n').headers == []
+    assert read(b'GET / HTTP/1.0\r\n\r\n').headers == ()
     assert refusal(b'GET / HTTP/1.0\r\nHost: a\r\nHost: a\r\n\r\n').status == 400
 
 
@@ -365,9 +365,7 @@ def test_remembered_fields_are_those_of_this_request():
     reader.feed(b'GET /1 HTTP/1.1' + fields + b'GET /2 HTTP/1.1' + fields
                 + b'GET /3 HTTP/1.0' + kept + b'GET /4 HTTP/1.0' + kept + b'GET /5 HTTP/1.1' + kept)
     first, second, third, fourth = [reader.next_request() for _ in range(4)]
-    assert first.headers == second.headers == [(b'host', b'h'), (b'accept', b'*/*')]
-    first.headers.append((b'x', b'y'))
-    assert len(second.headers) == 2
+    assert first.headers == second.headers == ((b'host', b'h'), (b'accept', b'*/*'))
     assert (third.minor, third.headers) == (0, fourth.headers) and fourth.keep_alive
     with pytest.raises(http1.ProtocolError):  # what 1.0 may, 1.1 may not: there is no Host
         reader.next_request()
@@ -388,8 +386,41 @@ def test_what_is_remembered_is_bounded():
     for number in range(3000):
         read(head(b'GET / HTTP/1.1', b'X: %d' % number))
         read(head(b'GET / HTTP/1.1', b'X: %d' % number + b'y' * 1000))
-    assert 0 < len(http1._KNOWN) <= 512
-    assert max(len(known) for known in http1._KNOWN) <= 192
+    for known in http1._KNOWN, http1._KNOWN_REQUESTS:
+        assert 0 < len(known) <= 256
+        assert max(map(len, known)) <= 192
+
+
+def test_a_request_that_comes_again_is_the_same_however_it_is_cut_and_whatever_is_beside_it():
+    data = head(b'GET /again HTTP/1.1', b'Accept: */*')
+    seen = []
+    for pieces in ([data], [data], [data[:9], data[9:]], [data + data], [data + GET[:1]]):
+        reader = http1.RequestReader()
+        for piece in pieces:
+            reader.feed(piece)
+        request = reader.next_request()
+        seen.append((request.method, request.target, request.minor, request.headers, request.body,
+                     request.keep_alive))
+    assert seen.count(seen[0]) == len(seen)
+    assert reader.stage == 'head'
+
+
+def test_requests_that_came_together_are_not_one_when_they_come_together_again():
+    other = head(b'GET /other HTTP/1.1')
+    for _ in range(3):
+        reader = http1.RequestReader()
+        reader.feed(GET + other)
+        assert [reader.next_request().target for _ in range(2)] == [b'/latest/meta-data', b'/other']
+        assert reader.next_request() is None
+
+
+def test_a_last_request_that_comes_again_is_the_last_again():
+    for _ in range(2):
+        reader = http1.RequestReader()
+        reader.feed(head(b'GET /last HTTP/1.1', b'Connection: close'))
+        assert not reader.next_request().keep_alive
+        reader.feed(GET)
+        assert reader.next_request() is None
 
 
 def test_what_is_remembered_holds_for_what_is_alike_to_the_last_byte():

@@ -211,6 +211,32 @@ def test_one_packet_or_many_make_no_difference(fields):
     assert seen[0][3] == b'abc'
 
 
+def test_a_head_that_comes_again_excuses_nothing():
+    data = response(b'HTTP/1.1 200 OK', b'Date: now', b'Content-Length: 3') + b'abc'
+
+    def events(pieces, method=b'GET', max_head=65536):
+        reader = http1.ResponseReader(max_head=max_head)
+        reader.expect(method)
+        return [event for piece in pieces for event in reader.feed(piece)], reader.keep_alive
+    first = events([data])
+    for _ in range(2):
+        again = events([data])
+        assert again[0][0][1].headers == first[0][0][1].headers and again[0][1:] == first[0][1:]
+        assert body_of(events([data[:-1], b'c'])[0]) == b'abc' and again[1] and first[1]
+        assert not events([data + b'more'])[1]
+        assert kinds(events([data[:-3]], b'HEAD')[0]) == [http1.HEAD, http1.END]
+        with pytest.raises(http1.ProtocolError):
+            events([data], max_head=len(data) - 4)
+
+
+def test_what_is_remembered_of_heads_is_bounded():
+    for number in range(3000):
+        for size in (1, 1000):
+            read(response(b'HTTP/1.1 200 OK', b'A: %d' % number + b'b' * size, b'Content-Length: 1') + b'c')
+    assert 0 < len(http1._KNOWN_RESPONSES) <= 256
+    assert max(map(len, http1._KNOWN_RESPONSES)) <= 384
+
+
 @pytest.mark.parametrize('fields', [
     (b'Content-Length: 3', b'Host: a', b'Host: a'), (b'Content-Length: 3', b'Content-Length: 3'),
     (b'Content-Length: 3', b'Transfer-Encoding: chunked'), (b'Content-Length: 3', b'A : b'),
