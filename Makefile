@@ -6,7 +6,7 @@
 # make folsom NOVA_SOURCE=... QUANTUM_SOURCE=... [FOLSOM_BASES='2012.2.4 2012.2']
 #              Folsom's own services in containers, patched, served and rolled back by this toolkit
 # make faults  in the lab: what can break is broken for real, and each tool has to name it
-# make bench [NOVA_SOURCE=... QUANTUM_SOURCE=...] [BENCH=--quick]
+# make bench [BENCH=--quick] [NOVA_SOURCE=... QUANTUM_SOURCE=...]
 #              figures beside nginx, neutron's haproxy and agent, and with sources upstream's on Folsom
 # make lint    ansible-lint, yamllint, ruff, syntax
 # make readmes the roles' READMEs anew, after a change of their meta/argument_specs.yml
@@ -159,7 +159,9 @@ endif
 	  $(if $(SOURCES),--folsom-python $(CURDIR)/build/python2.7/usr/bin/python2.7 --folsom-tree $(CURDIR)/build/bench-quantum \
 	    --folsom-site $(CURDIR)/build/folsom-site/usr/local/lib/python2.7/dist-packages) \
 	  --json $(BENCH_RUN).json $(BENCH)
-	build/bench-page/bin/python tests/bench/page.py $(BENCH_RUN).json
+	$(if $(findstring --measure,$(BENCH)),,$(SUDO) env PATH="$$PATH" $(CURDIR)/$(BIN)/python tests/bench/playbooks.py \
+	  --json $(BENCH_RUN)-playbooks.json $(filter --quick,$(BENCH)))
+	build/bench-page/bin/python tests/bench/page.py $(BENCH_RUN)*.json
 
 # A Python 2.7 that runs as it is, with the libraries that Debian 12 does not have any more.
 build/python2.7/.complete: | packages
@@ -191,7 +193,7 @@ build/folsom-site/.complete: $(FOLSOM_SITE)
 run-clean:
 	@if command -v podman >/dev/null; then \
 	  $(MAKE) --no-print-directory $(VENV)/.complete && \
-	  for name in lab molecule; do \
+	  for name in lab molecule bench; do \
 	    MDPROXY_LAB=$$name ansible-playbook playbooks/lab_destroy.yml || exit 1; done; \
 	  MDPROXY_LAB=folsom ansible-playbook -i inventories/folsom playbooks/lab_destroy.yml || exit 1; \
 	  $(PODMAN) ps --all --quiet --filter label=mdproxy.tests=$(CURDIR) | xargs -r $(PODMAN) rm --force; \

@@ -1,11 +1,9 @@
-"""The report as a page with plots: page.py JSON [JSON]... writes report.html beside the first.
+"""The report as a page with plots: page.py JSON... writes report.html beside the first.
 
-Each file has what a run of run.py or playbooks.py found; what a later one has is added to the first, or
-instead. The page needs nothing but itself. Run by a Python with matplotlib.
+The files are those of report.py. The page needs nothing but itself. Run by a Python with matplotlib.
 """
 import html
 import io
-import json
 import os
 import sys
 
@@ -35,14 +33,9 @@ _KINDS = (('kept alive', ''), ('a connection per request', 'close '))
 
 
 def main(paths):
-    run = {}
-    for path in paths:
-        with open(path) as found:
-            run.update((name, value) for name, value in json.load(found).items()
-                       if name not in run or name == 'playbooks')
     folder = os.path.dirname(os.path.abspath(paths[0]))
     with open(os.path.join(folder, 'report.html'), 'w') as out:
-        out.write(_page(run, [os.path.basename(path) for path in paths]))
+        out.write(_page(report.load(paths), [os.path.basename(path) for path in paths]))
     print(os.path.join(folder, 'report.html'))
 
 

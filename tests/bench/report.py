@@ -1,9 +1,13 @@
-"""From the raw figures of a run (a dict, as the JSON has it) to tables: of a terminal, of documents.
+"""From the raw figures of a run (a dict, as the JSON has it) to tables: report.py [--markdown] JSON...
+
+Of several files the first is the run, and the others add what playbooks.py found.
 
 Rates are shares of straight nginx's in the same round; of several rounds the median counts. Absolute
 figures say little about another machine.
 """
+import json
 import statistics
+import sys
 from collections import namedtuple
 
 import measures
@@ -11,6 +15,15 @@ import verdicts
 
 # title: one line. note: what has to be known to read it, '' for nothing. rows: lists of str, as head.
 Table = namedtuple('Table', 'title note head rows')
+
+
+def load(paths):
+    """The run of these files."""
+    run = {}
+    for path in paths:
+        with open(path) as found:
+            run = dict(json.load(found), **run)
+    return run
 
 
 def text(run):
@@ -185,3 +198,10 @@ def _aligned(table):
              for row in [table.head] + table.rows]
     head = [table.title] + ([table.note] if table.note else [])
     return '\n'.join(head + ['-' * max(map(len, head))] + lines)
+
+
+if __name__ == '__main__':
+    if sys.argv[1] == '--markdown':
+        print(markdown(load(sys.argv[2:])))
+    else:
+        print(text(load(sys.argv[1:])))
