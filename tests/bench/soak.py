@@ -7,7 +7,7 @@ import processes
 _TURN = 3.0         # seconds of one load
 _KINDS = ('16', measures.CLOSE + '64', '256')
 _BURST = 200        # guests
-_REST = 1.0         # seconds in which what a load left behind is dealt with
+_REST = 8.0         # seconds after which only those connections to nova are left that are kept for long
 
 
 def run(subjects, seconds, say=lambda what: None):
