@@ -108,9 +108,11 @@ class Nodes(object):
         hosts = dict((name, {'lab_networks': ['management', 'internal'], 'mdproxy_routers': 'discover',
                              'ansible_python_interpreter': '/usr/bin/python3'}) for name in names)
         local = {'ansible_connection': 'local', 'ansible_python_interpreter': sys.executable}
+        api = {'lab_networks': ['internal'], 'ansible_python_interpreter': '/usr/bin/python3'}
         with open(os.path.join(INVENTORY, 'hosts.json'), 'w') as out:
             json.dump({'all': {'hosts': {'localhost': local}, 'children': {
-                'metadata_api': {}, 'metadata_agents': {}, 'network_nodes': {'hosts': hosts}}}}, out)
+                'metadata_api': {'hosts': {'api1': api}}, 'metadata_agents': {},
+                'network_nodes': {'hosts': hosts}}}}, out)
 
 
 def measure(mode, nodes, routers):

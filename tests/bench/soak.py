@@ -7,7 +7,8 @@ import processes
 _TURN = 3.0         # seconds of one load
 _KINDS = ('16', measures.CLOSE + '64', '256')
 _BURST = 200        # guests
-_REST = 8.0         # seconds after which only those connections to nova are left that are kept for long
+_ROUNDS = 2         # of loads between two looks
+_REST = 35.0        # seconds after which no connection to nova is kept any more
 
 
 def run(subjects, seconds, say=lambda what: None):
@@ -20,15 +21,20 @@ def run(subjects, seconds, say=lambda what: None):
     number = 0
     while not number or time.monotonic() - begun < seconds:
         say('soak, %.0f of %g s' % (time.monotonic() - begun, seconds))
-        for one in subjects:
-            for kind in _KINDS:
-                answers = measures.load(one, kind, _TURN)
-                if answers['errors']:
-                    raise processes.BenchError('%s: errors during the soak: %s' % (one.label, answers))
-            measures.guests(one, 0, _BURST)
+        for one in subjects * _ROUNDS:
+            _load(one)
         time.sleep(_REST)
         for one in subjects:
             found[one.label].append({'seconds': time.monotonic() - begun, 'pss': processes.pss(one.processes),
                                      'files': processes.open_files(one.processes)})
         number += 1
     return found
+
+
+def _load(subject):
+    """Every kind of load, and a crowd."""
+    for kind in _KINDS:
+        found = measures.load(subject, kind, _TURN)
+        if found['errors']:
+            raise processes.BenchError('%s: errors during the soak: %s' % (subject.label, found))
+    measures.guests(subject, 0, _BURST)
