@@ -6,16 +6,19 @@ Run by neutron's virtualenv. Every router has one network, and every address the
 SHARED has the seconds that a call takes, and the number of calls so far (LAYOUT).
 """
 import mmap
+import os
 import struct
 import sys
 import threading
 import time
 
 from neutron.agent.metadata import agent
-from neutron.common import cache_utils, config
-from neutron.conf.agent import common
-from neutron.conf.agent.metadata import config as metadata
+from neutron.common import config
 from oslo_config import cfg
+
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), '..', 'interop'))
+
+import neutron_options  # noqa: E402
 
 LAYOUT = '<dq'
 NETWORK, INSTANCE, PROJECT = ('%08d-0000-4000-8000-000000000000' % number for number in (1, 2, 3))
@@ -44,12 +47,7 @@ def main(shared, *arguments):
     with open(shared, 'r+b') as opened:
         Lookups.shared = mmap.mmap(opened.fileno(), struct.calcsize(LAYOUT))
     agent.MetadataPluginAPI = Lookups
-    config.register_common_config_options()
-    for options in (metadata.SHARED_OPTS, metadata.UNIX_DOMAIN_METADATA_PROXY_OPTS,
-                    metadata.METADATA_PROXY_HANDLER_OPTS):
-        metadata.register_meta_conf_opts(options)
-    cache_utils.register_oslo_configs(cfg.CONF)
-    common.register_agent_state_opts_helper(cfg.CONF)
+    neutron_options.register()
     config.init(list(arguments))
     config.setup_logging()
     agent.UnixDomainMetadataProxy(cfg.CONF).run()

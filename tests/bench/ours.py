@@ -25,10 +25,7 @@ class Ours(subject.Subject):
 
     def start(self):
         if self.router is None:
-            self.router = topology.Router()
-            self.netns = self.router.guests
-            self.api = portapi.PortApi(self.router, self.path('portapi'))
-            self.api.begin(0)
+            self.make_router(with_api=True)
             self.configure()
         self.start_others()
         self.start_server()

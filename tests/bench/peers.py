@@ -71,8 +71,7 @@ class Haproxy(Peer):
 
     def start(self):
         if self.router is None:
-            self.router = topology.Router()
-            self.netns = self.router.guests
+            self.make_router(with_api=False)
             folder = os.path.dirname(self.path('metadata_proxy'))
             os.chmod(folder, 0o755)
             self.write('agent.ini', _NEUTRON_CONF.format(
@@ -132,10 +131,7 @@ class Folsom(Peer):
 
     def start(self):
         if self.router is None:
-            self.router = topology.Router()
-            self.netns = self.router.guests
-            self.api = portapi.PortApi(self.router, self.path('portapi'))
-            self.api.begin(0)
+            self.make_router(with_api=True)
             self.write('quantum.ini', _FOLSOM_CONF.format(
                 folder=os.path.dirname(self.path('')), secret=subject.SECRET, nova=nova.PORT,
                 port=self.api.port, region=portapi.REGION, tenant=portapi.TENANT, user=portapi.USER,

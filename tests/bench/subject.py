@@ -23,6 +23,7 @@ import os
 
 import isolation
 import nova
+import portapi
 import processes
 import topology
 
@@ -50,6 +51,14 @@ class Subject(object):
     @property
     def processes(self):
         return [self.server] if self.server else []
+
+    def make_router(self, with_api):
+        """Have a router with guests, and a port API that knows it."""
+        self.router = topology.Router()
+        self.netns = self.router.guests
+        if with_api:
+            self.api = portapi.PortApi(self.router, self.path('portapi'))
+            self.api.begin(0)
 
     def path(self, name):
         """A path in a folder of its own."""
@@ -143,6 +152,5 @@ class Redirect(Subject):
     name = 'redirect'
 
     def start(self):
-        self.router = topology.Router()
-        self.netns = self.router.guests
+        self.make_router(with_api=False)
         self.server = nova.start(self.path('nginx'), '0.0.0.0:%d' % topology.PORT, self.router.netns)
