@@ -10,6 +10,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -142,6 +143,7 @@ def main():
     parser.add_argument('--quick', action='store_true', help='few routers and nodes')
     parser.add_argument('--json', metavar='FILE', help='default: build/bench/playbooks.json')
     options = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))     # by way of __exit__
     path = options.json or os.path.join(ROOT, 'build', 'bench', 'playbooks.json')
     result = {'playbooks': []}
     for nodes, routers in _QUICK if options.quick else _CASES:
