@@ -11,6 +11,7 @@ Rules kept:
   master's end.
 - A worker without a master goes on serving until the next master serves, or for ORPHANED seconds.
 """
+import gc
 import json
 import logging
 import os
@@ -246,6 +247,8 @@ def serve(slot, control, listeners, neighbours, options, told):
     serving.serve(listeners, neighbours)
     if told:
         serving.tell([told], alone=False)           # the next worker answers there too
+    if not hasattr(gc, 'freeze'):       # children.py; what a collection will copy one day is copied now
+        gc.collect()
     _tell(control, _SERVING)
     _Master(loop, control, serving, options.lock_file)
     try:

@@ -1,5 +1,7 @@
 """Generations of workers, as the master sees them. What they serve: tests/integration/test_shared.py."""
+import gc
 import os
+import re
 import signal
 import sys
 
@@ -9,7 +11,7 @@ sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 
 from forking import Home  # noqa: E402
 
-from mdproxy import workers  # noqa: E402
+from mdproxy import config, workers  # noqa: E402
 
 
 class Crew(object):
@@ -249,3 +251,25 @@ def test_workers_that_end_as_soon_as_they_serve_are_replaced_ever_more_slowly(mo
     crew.home.until(lambda: crew.home.loop.now > ends, 'a second')
     assert len(starts) < 20 and crew.workers.failing
     crew.end()
+
+
+def own_memory():
+    """kB of this process that are nobody else's as well."""
+    with open('/proc/self/smaps') as maps:
+        return sum(map(int, re.findall(r'^Private_Dirty: +(\d+) kB', maps.read(), re.MULTILINE)))
+
+
+def test_a_collection_copies_nothing_more_once_a_worker_serves(monkeypatch):
+    grown, much = [], [[] for _ in range(200000)]       # 14 MB or more
+
+    def collect(control, text):
+        assert text == workers._SERVING
+        before = own_memory()
+        gc.collect()
+        os._exit(min((own_memory() - before) // 64, 255))
+    monkeypatch.setattr(workers, '_tell', collect)
+    home = Home()
+    home.children.fork(lambda: workers.serve(0, None, [], [], config.Options({}), None), grown.append)
+    home.until(lambda: grown, 'end of the worker')
+    home.close()
+    assert 0 <= grown[0] * 64 < 4096, len(much)         # kB
