@@ -88,7 +88,10 @@ class Nodes(object):
         return self
 
     def __exit__(self, *_):
-        self.remove()
+        try:
+            self.remove()
+        except BenchError as error:     # the next ones begin with it, and what was measured counts
+            sys.stderr.write('bench: %s\n' % error)
 
     @staticmethod
     def remove():
@@ -145,7 +148,7 @@ def main():
     options = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))     # by way of __exit__
     path = options.json or os.path.join(ROOT, 'build', 'bench', 'playbooks.json')
-    result = {'playbooks': []}
+    result, status = {'playbooks': []}, 0
     for nodes, routers in _QUICK if options.quick else _CASES:
         for mode in _MODES:
             sys.stderr.write('%s: %d nodes of %d routers\n' % (mode, nodes, routers))
@@ -153,13 +156,14 @@ def main():
                 found = measure(mode, nodes, routers)
             except BenchError as error:
                 sys.stderr.write('bench: %s\n' % error)
-                return 1
+                status = 1
+                continue
             sys.stderr.write('    first %(first).1f s, again %(again).1f s, %(changed_again)d changed\n'
                              % found)
             result['playbooks'].append(found)
             with open(path, 'w') as out:
                 json.dump(result, out, indent=1)
-    return 0
+    return status
 
 
 if __name__ == '__main__':

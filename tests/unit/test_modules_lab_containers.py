@@ -33,11 +33,11 @@ WHOLE = [container('api1'), container('agent1')]
 
 
 def lab(tmpdir, found, networks=(), hosts=('api1', 'agent1')):
-    """A Lab that finds these containers, and notes in `asked` what it tells podman."""
+    """A Lab that finds these containers, and notes in `asked` what it tells podman, which does it."""
     made = lab_containers['Lab'](Module(tmpdir, hosts))
     made.asked = []
     made.containers, made.networks = lambda: found, lambda: list(networks)
-    made.podman = lambda *words, **_: made.asked.append(words)
+    made.try_podman = lambda *words: made.asked.append(words) or (0, '', '')
     return made
 
 
@@ -74,6 +74,16 @@ def test_removal_takes_what_carries_the_label_or_one_of_the_names(tmpdir):
     assert [words[0] for words in found.asked] == ['rm']
     assert found.asked[0][-3:] == ('mdproxy-lab1-agent1', 'mdproxy-lab1-api1', 'mdproxy-lab1-old')
     assert not tmpdir.join('containers.json').check()
+
+
+@pytest.mark.parametrize('failing, tries, failed', [(1, 2, []), (9, 3, ['podman rm: it does not die'])])
+def test_a_container_that_takes_long_to_die_is_removed_again(tmpdir, failing, tries, failed):
+    found, statuses = lab(tmpdir, WHOLE), [125] * failing
+    found.module.fail_json = lambda msg: failed.remove(msg)
+    found.try_podman = lambda *words: found.asked.append(words) or (
+        statuses.pop() if statuses else 0, '', 'it does not die\n')
+    found.remove()
+    assert len(found.asked) == tries and not failed
 
 
 def test_removal_of_nothing_asks_podman_for_nothing(tmpdir):

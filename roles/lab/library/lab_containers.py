@@ -71,6 +71,7 @@ from ansible.module_utils.basic import AnsibleModule
 
 _FORWARD = '/proc/sys/net/ipv4/ip_forward'
 _FIRST_HOST = 11
+_REMOVALS = 3       # tries
 # systemd boots and namespaces, mounts and packet filters work, without --privileged.
 _RUN = ['--detach', '--systemd=always',
         '--cap-add=SYS_ADMIN,NET_ADMIN,NET_RAW,SYS_PTRACE,AUDIT_WRITE',
@@ -89,11 +90,15 @@ class Lab(object):
 
     def podman(self, *words):
         """Output of a podman command; a failure ends the module."""
-        code, out, err = self.module.run_command(
-            ['podman'] + list(words), environ_update={'CONTAINERS_CONF': self.params['conf']})
+        code, out, err = self.try_podman(*words)
         if code:
             self.module.fail_json(msg='podman %s: %s' % (words[0], (err or out).strip()))
         return out
+
+    def try_podman(self, *words):
+        """(status, output, error) of a podman command."""
+        return self.module.run_command(
+            ['podman'] + list(words), environ_update={'CONTAINERS_CONF': self.params['conf']})
 
     def full_name(self, name):
         return 'mdproxy-%s-%s' % (self.params['lab_id'], name)
@@ -141,13 +146,21 @@ class Lab(object):
         names = set(entry['Names'][0] for entry in self.containers())
         names |= set(self.full_name(host['name']) for host in self.params['hosts'])
         if names:
-            self.podman('rm', '--force', '--ignore', '--time', '2', '--volumes', *sorted(names))
+            self.remove_containers(sorted(names))
         for network in self.networks():
             self.podman('network', 'rm', '--force', network['name'])
             # Podman killed between making the bridge and noting it leaves the bridge behind.
             self.module.run_command(['ip', 'link', 'delete', network['network_interface']])
         if os.path.exists(self.record):
             os.unlink(self.record)
+
+    def remove_containers(self, names):
+        """Remove the named ones. On a busy machine one may take longer to die than podman waits."""
+        words = ['rm', '--force', '--ignore', '--time', '2', '--volumes'] + names
+        for _ in range(_REMOVALS - 1):
+            if not self.try_podman(*words)[0]:
+                return
+        self.podman(*words)
 
     def create(self, wanted):
         run_id = uuid.uuid4().hex[:12]
