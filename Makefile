@@ -159,9 +159,9 @@ endif
 	  $(if $(SOURCES),--folsom-python $(CURDIR)/build/python2.7/usr/bin/python2.7 --folsom-tree $(CURDIR)/build/bench-quantum \
 	    --folsom-site $(CURDIR)/build/folsom-site/usr/local/lib/python2.7/dist-packages) \
 	  --json $(BENCH_RUN).json $(BENCH)
-	$(if $(findstring --measure,$(BENCH)),,$(SUDO) env PATH="$$PATH" $(CURDIR)/$(BIN)/python tests/bench/playbooks.py \
-	  --json $(BENCH_RUN)-playbooks.json $(filter --quick,$(BENCH)))
-	build/bench-page/bin/python tests/bench/page.py $(BENCH_RUN)*.json
+	status=0; $(if $(findstring --measure,$(BENCH)),,$(SUDO) env PATH="$$PATH" $(CURDIR)/$(BIN)/python tests/bench/playbooks.py \
+	  --json $(BENCH_RUN)-playbooks.json $(filter --quick,$(BENCH)) || status=$$?;) \
+	build/bench-page/bin/python tests/bench/page.py $(BENCH_RUN)*.json; exit $$status
 
 # A Python 2.7 that runs as it is, with the libraries that Debian 12 does not have any more.
 build/python2.7/.complete: | packages
