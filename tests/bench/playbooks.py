@@ -21,6 +21,7 @@ INVENTORY = os.path.join(ROOT, 'build', 'bench', 'nodes')
 # (nodes, routers of each)
 _CASES = ((1, 1), (1, 10), (1, 100), (1, 500), (1, 20), (4, 20), (16, 20))
 _QUICK = ((1, 1), (1, 10), (1, 20), (2, 20))
+_FORKS = '4'        # nodes that are worked on at once: here all have the same two cores
 _MODES = {'per_router': 'local', 'shared': 'builtin'}
 _RECAP = re.compile(r'^(node\d+) +: .*changed=(\d+) +unreachable=(\d+) +failed=(\d+)', re.MULTILINE)
 # One node's routers, as the l3 agent would name them; ids come on standard input.
@@ -55,8 +56,8 @@ def run(argv, text=None):
 
 def playbook(name, mode, *words):
     """(seconds, what it said) of a playbook on the nodes."""
-    argv = ['ansible-playbook', '-i', INVENTORY, 'playbooks/' + name, '-e', 'mdproxy_mode=' + mode,
-            '-e', 'mdproxy_agent_location=' + _MODES[mode]] + list(words)
+    argv = ['ansible-playbook', '-i', INVENTORY, '-f', _FORKS, 'playbooks/' + name,
+            '-e', 'mdproxy_mode=' + mode, '-e', 'mdproxy_agent_location=' + _MODES[mode]] + list(words)
     begun = time.monotonic()
     said = run(argv)
     return time.monotonic() - begun, said
