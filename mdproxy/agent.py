@@ -114,28 +114,23 @@ class AgentCore(object):
             self._lookup.find(identity, guest_ip, mac, self._looked_up, exchange)
 
     def _looked_up(self, outcome, exchange):
+        """Ask nova, or say why not. Nobody above us would answer the guest after an error."""
         if exchange.gone:
             return
         try:
-            self._go_on(outcome, exchange)
-        except Exception:           # nobody above us would answer the guest
-            _log.exception('error after a port lookup')
-            self._answer(exchange, 500, 'internal error', '')
-
-    def _go_on(self, outcome, exchange):
-        if outcome.reason != ports.FOUND:
-            if outcome.reason == ports.ERROR:
+            if outcome.reason == ports.FOUND:
+                payload = self._heads.format((outcome.instance, exchange.context[1]), exchange.request)
+                self._nova.forward(exchange, payload, self._failed, self._refused)
+            elif outcome.reason == ports.ERROR:
                 self._answer(exchange, 503, 'the port API does not answer', outcome.detail,
                              server.RETRY_AFTER)
             else:
                 self._answer(exchange, 404, 'no instance has this address', outcome.detail)
-            return
-        try:
-            payload = self._heads.format((outcome.instance, exchange.context[1]), exchange.request)
         except trust.TrustError as error:
             self._answer(exchange, error.status, 'no instance has this address', str(error))
-        else:
-            self._nova.forward(exchange, payload, self._failed, self._refused)
+        except Exception:
+            _log.exception('error after a port lookup')
+            self._answer(exchange, 500, 'internal error', '')
 
     def _headers(self, who, request):
         instance, guest_ip = who

@@ -1,4 +1,5 @@
 """What proxy and agent have in common: servers, counters, log lines, status, SIGHUP and SIGTERM."""
+import collections
 import logging
 import signal
 
@@ -29,7 +30,7 @@ class Service(object):
         self.registry = metrics.Registry(dict(labels, role=role))
         self._servers = []
         self._status = None
-        self._answers = {}          # (origin, status of the answer) -> how many
+        self._answers = collections.defaultdict(int)    # (origin, status of the answer) -> how many
         self.registry.read(
             'counter', 'mdproxy_requests_total', 'Requests by the status of the answer; 0 without one.',
             self._by_origin if several else self._by_status,
@@ -77,8 +78,7 @@ class Service(object):
     def add_counts(self, counts):
         """Take in what another process has counted before it ended."""
         for kind, id, answer, count in counts:
-            answered = trust.Identity(str(kind), str(id)), answer
-            self._answers[answered] = self._answers.get(answered, 0) + count
+            self._answers[trust.Identity(str(kind), str(id)), answer] += count
 
     def configure(self, options):
         """Use other options, which are this process's then. Raises ValueError and changes nothing when
@@ -139,9 +139,9 @@ class Service(object):
                     for (origin, answer), count in self._answers.items())
 
     def _observe(self, origin, answer, seconds):
-        self._answers[origin, answer] = self._answers.get((origin, answer), 0) + 1
+        self._answers[origin, answer] += 1
         if seconds is not None:
-            self._seconds.observe(max(seconds, 0.0))    # 2.7's clock can be set back
+            self._seconds.observe(seconds if seconds > 0 else 0.0)      # 2.7's clock can be set back
 
 
 def run(service, sources, status_listener=None):
