@@ -44,13 +44,15 @@ def loads(subjects, connections, seconds, rounds, say=lambda what: None):
 def load(subject, kind, seconds):
     """One run of wrk; again, but not for ever, when a hypervisor took the machine's cores meanwhile.
 
-    stolen: the share that it took. disturbed: those runs that were not taken, whatever they gave.
+    stolen: the share that it took. idle: that had nothing to do. disturbed: those runs that were not taken,
+    whatever they gave.
     """
     disturbed = []
     while True:
-        before, begun = processes.stolen(), time.monotonic()
+        (idle, stolen), begun = processes.cores(), time.monotonic()
         found = _wrk(subject, kind, seconds)
-        found['stolen'] = (processes.stolen() - before) / (time.monotonic() - begun) / os.cpu_count()
+        after, all_cores = processes.cores(), (time.monotonic() - begun) * os.cpu_count()
+        found.update(idle=(after[0] - idle) / all_cores, stolen=(after[1] - stolen) / all_cores)
         if found['stolen'] <= _STOLEN or len(disturbed) == _TRIES - 1:
             return dict(found, disturbed=disturbed)
         disturbed.append(found)

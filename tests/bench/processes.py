@@ -100,9 +100,11 @@ def cpu_seconds(processes):
     return sum(int(value) for pid in tree(processes) for value in _stat(pid)[11:13]) / _TICK
 
 
-def stolen():
-    """Seconds that a hypervisor has given to others although the cores of this machine had work."""
-    return int(_lines('stat')[0].split()[8]) / _TICK
+def cores():
+    """(idle, stolen): seconds that this machine's cores had no work, and that a hypervisor has given to
+    others although they had."""
+    values = [int(value) / _TICK for value in _lines('stat')[0].split()[1:]]
+    return values[3] + values[4], values[7]
 
 
 def tree(processes):
