@@ -61,7 +61,8 @@ def _of_loads(run, label, name, is_old):
 
 
 def _of_two_workers(run, label, one_worker):
-    """More than what the cores have left beside one worker, with its client and nova, nobody can give."""
+    """Times what one gives, of what the cores have left beside one, its client and nova, while a
+    request costs the same."""
     times = _share(run, label, '64', one_worker)
     most = 1 / (1 - statistics.median(one['idle'] for one in run['loads'][one_worker]['64']))
     return Verdict(label, 'times one worker, 64 connections', '%.2f of %.2f' % (times, most),
